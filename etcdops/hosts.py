@@ -1,0 +1,326 @@
+"""WHERE commands run and files live: this machine now, others over SSH later.
+
+Runtimes and everything above them reach processes and files through a Host alone, so that nothing above assumes that
+a member is local.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from etcdops.errors import EtcdopsError, Refused
+
+__all__ = ["Completed", "Host", "LocalHost", "MarkedProcess", "boot_id", "identify"]
+
+
+class Completed(NamedTuple):
+    """How a command ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class MarkedProcess(NamedTuple):
+    """A process that carries our mark in its environment: its reference, and the variables of ours that it carries."""
+
+    ref: str
+    environment: dict[str, str]
+    command: tuple[str, ...]
+
+
+class Host(Protocol):
+    """A machine that can run commands, keep processes and hold files.
+
+    A process is referred to by its id, its start time and the boot it belongs to, as one string: a process that has
+    taken over the id of a dead one is never mistaken for it.
+    """
+
+    name: str
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Run a command to its end and give what it wrote. Raises EtcdopsError when it cannot run or takes too long."""
+
+    def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
+        """Start a process that outlives us, in a session of its own, writing to `log`; give its reference."""
+
+    def process_state(self, ref: str) -> str:
+        """Give "running", "paused" (stopped by a signal) or "gone" (a zombie is gone)."""
+
+    def send_signal(self, ref: str, signum: int) -> bool:
+        """Send a signal to exactly that process; False if it is gone."""
+
+    def wait_gone(self, ref: str, timeout_s: float) -> bool:
+        """Wait until a process is gone; False if it still is there after `timeout_s` seconds."""
+
+    def marked(self, mark: str) -> Iterator[MarkedProcess]:
+        """Give the live processes that carry the environment variable `mark`."""
+
+    def read(self, path: str, offset: int = 0) -> bytes:
+        """Give a file's content from `offset` on; b"" if there is none."""
+
+    def make_dir(self, path: str) -> None:
+        """Make a directory that only its owner can read, and its parents."""
+
+    def is_empty(self, path: str) -> bool:
+        """Whether there is nothing at `path`, or only an empty directory."""
+
+    def remove(self, path: str) -> None:
+        """Remove a directory with all that is in it; a missing one is no error."""
+
+    def free_bytes(self, path: str) -> int:
+        """Give the free space, in bytes, of the file system that `path` will be on."""
+
+    def port_in_use(self, port: int) -> bool:
+        """Whether something listens on a loopback port."""
+
+
+def boot_id() -> str:
+    """Name this boot of the machine: process ids and start times mean nothing after it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
+    except OSError:
+        return "0"
+
+
+def identify(pid: int) -> str:
+    """Give the reference of a live process, or "" if there is none with that id.
+
+    On Linux the start time is the kernel's own count of clock ticks since boot. psutil's creation time is derived
+    from the wall clock, and moves when that is set: our members would be taken for strangers.
+    """
+    stat = _stat(pid)
+    if stat is not None:
+        return "" if stat[0] in "ZX" else f"{pid}:{stat[1]}:{boot_id()}"
+    if os.path.isdir("/proc/self"):
+        return ""
+    return _identify_elsewhere(pid)
+
+
+def _identify_elsewhere(pid: int) -> str:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{pid}:{process.create_time()}:0"
+    except psutil.Error:
+        return ""
+
+
+def _stat(pid: int) -> tuple[str, str] | None:
+    """Give the state letter and the start time (clock ticks since boot) of a process, from proc(5)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except OSError:
+        return None
+    # The command name is in brackets and may hold anything, brackets and spaces included.
+    fields = content[content.rindex(b")") + 2 :].split()
+    return fields[0].decode(), fields[19].decode()
+
+
+class _Detached(subprocess.Popen[bytes]):
+    """A child that is meant to outlive us, so it is no leak when we forget it."""
+
+    def __del__(self) -> None:  # the base class warns about a child that still runs
+        pass
+
+
+class LocalHost:
+    """This machine.
+
+    >>> host = LocalHost()
+    >>> host.run(["echo", "hello"], timeout_s=5).stdout
+    b'hello\\n'
+    """
+
+    name = "local"
+
+    def __init__(self) -> None:
+        self._children: dict[int, _Detached] = {}
+
+    def run(self, argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Completed:
+        """Run a command to its end and give what it wrote. Raises EtcdopsError when it cannot run or takes too long."""
+        # Set before gRPC can be imported: forking with its channels open has crashed one command in four otherwise.
+        os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+        import sh
+
+        options: dict[str, Any] = {
+            "_return_cmd": True,
+            "_ok_code": list(range(256)),
+            "_timeout": timeout_s,
+            "_tty_out": False,
+            "_in": b"",
+        }
+        if env is not None:
+            options["_env"] = dict(env)
+        try:
+            done = sh.Command(argv[0])(*argv[1:], **options)
+        except sh.CommandNotFound:
+            raise EtcdopsError(f"there is no command {argv[0]!r} on {self.name}") from None
+        except sh.TimeoutException:
+            raise EtcdopsError(f"`{' '.join(argv)}` did not end within {timeout_s:.0f} s on {self.name}") from None
+        except sh.SignalException as error:
+            return Completed(128 - int(error.exit_code), error.stdout, error.stderr)
+        return Completed(done.exit_code, done.stdout, done.stderr)
+
+    def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
+        """Start a process that outlives us, in a session of its own, writing to `log`; give its reference.
+
+        The log is the process's own file from its first instant, never a pipe of ours, so it can write after we are
+        gone. Nothing else that we have open is handed on: a lock that a shell holds on an inherited descriptor would
+        stay held for as long as the member runs.
+        """
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            child = _Detached(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=descriptor,
+                stderr=descriptor,
+                env=dict(env),
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EtcdopsError(f"cannot run {argv[0]} on {self.name}: {error.strerror or error}") from error
+        finally:
+            os.close(descriptor)
+        self._children[child.pid] = child
+        return identify(child.pid) or f"{child.pid}:gone:{boot_id()}"
+
+    def _reap(self, pid: int) -> None:
+        child = self._children.get(pid)
+        if child is not None and child.poll() is not None:
+            del self._children[pid]
+
+    def process_state(self, ref: str) -> str:
+        """Give "running", "paused" (stopped by a signal) or "gone" (a zombie is gone)."""
+        pid = int(ref.partition(":")[0]) if ref else 0
+        if not pid:
+            return "gone"
+        self._reap(pid)
+        if identify(pid) != ref:
+            return "gone"
+        stat = _stat(pid)
+        if stat is None:
+            return "gone" if os.path.isdir("/proc/self") else "running"
+        return "paused" if stat[0] in "Tt" else "running"
+
+    def send_signal(self, ref: str, signum: int) -> bool:
+        """Send a signal to exactly that process; False if it is gone.
+
+        A pidfd pins the process while its start time is compared, so not even an id that is reused between the two
+        can be hit.
+        """
+        pid = int(ref.partition(":")[0]) if ref else 0
+        if not pid:
+            return False
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                return False
+            return self._kill_without_pidfd(pid, ref, signum)
+        except AttributeError:
+            return self._kill_without_pidfd(pid, ref, signum)
+        try:
+            if self.process_state(ref) == "gone":
+                return False
+            signal.pidfd_send_signal(descriptor, signum)
+        except ProcessLookupError:
+            return False
+        except PermissionError as error:
+            raise Refused(f"not allowed to signal process {pid}: it belongs to another user") from error
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _kill_without_pidfd(self, pid: int, ref: str, signum: int) -> bool:
+        if self.process_state(ref) == "gone":
+            return False
+        try:
+            os.kill(pid, signum)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def marked(self, mark: str) -> Iterator[MarkedProcess]:
+        """Give the live processes of ours that carry the environment variable `mark`."""
+        import psutil
+
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+                if mark in environment and (ref := identify(process.pid)):
+                    ours = {key: value for key, value in environment.items() if key.startswith("ETCDOPS_")}
+                    yield MarkedProcess(ref, ours, tuple(process.cmdline()))
+            except (psutil.Error, OSError):
+                continue
+
+    def read(self, path: str, offset: int = 0) -> bytes:
+        """Give a file's content from `offset` on; b"" if there is none."""
+        try:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read()
+        except FileNotFoundError:
+            return b""
+
+    def make_dir(self, path: str) -> None:
+        """Make a directory that only its owner can read, and its parents."""
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def is_empty(self, path: str) -> bool:
+        """Whether there is nothing at `path`, or only an empty directory."""
+        try:
+            return not os.listdir(path)
+        except FileNotFoundError:
+            return True
+
+    def remove(self, path: str) -> None:
+        """Remove a directory with all that is in it; a missing one is no error."""
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise EtcdopsError(f"cannot remove {path} on {self.name}: {error.strerror or error}") from error
+
+    def free_bytes(self, path: str) -> int:
+        """Give the free space, in bytes, of the file system that `path` will be on."""
+        place = Path(path)
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    def port_in_use(self, port: int) -> bool:
+        """Whether something listens on a loopback port, or holds it so that nothing else can."""
+        with socket.socket() as probe:
+            # As etcd does: a port whose connections are still closing can be taken over.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return True
+        return False
+
+    def wait_gone(self, ref: str, timeout_s: float) -> bool:
+        """Wait until a process is gone; False if it still is there after `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.001
+        while self.process_state(ref) != "gone":
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.02)
+        return True

@@ -1,0 +1,182 @@
+"""What a cluster should be: frozen specifications, checked when they are built.
+
+Everything that a user can ask for passes through here, so bad input is refused before anything changes.
+
+    >>> ClusterSpec.of_size("lab", 3).names
+    ('ironman', 'thor', 'deadpool')
+    >>> ClusterSpec.of_size("lab", 9)
+    Traceback (most recent call last):
+        ...
+    etcdops.errors.SpecError: a cluster of 9 members is not offered: 1 to 7 are
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from etcdops.errors import SpecError
+
+__all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "parse_size", "valid_name"]
+
+#: Names of members, in order of creation. The first three are the original lab's.
+MEMBER_NAMES = ("ironman", "thor", "deadpool", "hulk", "wasp", "storm", "gambit")
+
+_CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+_PURPOSES = ("lab", "production")
+
+
+def valid_name(name: str, *, what: str = "cluster") -> str:
+    """Give `name` back if it can name a cluster or a member; raise SpecError otherwise.
+
+    A name becomes part of paths, of host names and of labels, hence the narrow alphabet.
+    """
+    if not _CLUSTER_NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} cannot name a {what}: 1 to 31 of a-z, 0-9 and '-', beginning with a letter or digit",
+            remedy=f"Choose a name such as {'lab' if what == 'cluster' else 'ironman'!r}.",
+        )
+    return name
+
+
+def parse_size(text: str) -> int:
+    """Give the number of members that `text` asks for, 1 to 7; raise SpecError otherwise."""
+    try:
+        size = int(text)
+    except ValueError:
+        raise SpecError(f"--size {text!r} is not a number", remedy="Give 1, 3, 5 or 7.") from None
+    if not 1 <= size <= len(MEMBER_NAMES):
+        raise SpecError(
+            f"a cluster of {size} members is not offered: 1 to {len(MEMBER_NAMES)} are", remedy="Give 1, 3, 5 or 7."
+        )
+    return size
+
+
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Raft's two clocks, the same on all members. Milliseconds.
+
+    etcd's tuning guide asks for an election timeout of 5 to 50 heartbeats and at most 50 s
+    (https://etcd.io/docs/v3.5/tuning/); etcd itself refuses less than 5 heartbeats.
+    """
+
+    heartbeat_ms: int = 100
+    election_ms: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_ms < 1:
+            raise SpecError(f"a heartbeat interval of {self.heartbeat_ms} ms is too short: at least 1 ms")
+        if not 5 * self.heartbeat_ms <= self.election_ms <= 50_000:
+            raise SpecError(
+                f"an election timeout of {self.election_ms} ms with a heartbeat of {self.heartbeat_ms} ms is refused by"
+                " etcd: from 5 heartbeats to 50,000 ms",
+                remedy="Leave both out for etcd's defaults, 100 ms and 1,000 ms.",
+            )
+
+
+class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Paths of PEM files for mutual TLS between members, and between clients and members.
+
+    `ca` signed all the others. `client_cert` and `client_key` are what etcdops and `ctl` show to members. Each member
+    has a pair of its own in its MemberSpec.
+    """
+
+    ca: str
+    client_cert: str
+    client_key: str
+
+
+class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One member: its name, and what is pinned about it.
+
+    `client_port` and `peer_port` 0 mean that a free port is chosen. `cert` and `key` are the PEM files that the
+    member shows to clients and to peers, for a cluster with Tls.
+    """
+
+    name: str
+    client_port: int = 0
+    peer_port: int = 0
+    cert: str = ""
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        valid_name(self.name, what="member")
+        for port in (self.client_port, self.peer_port):
+            if port and not 1024 <= port <= 65535:
+                raise SpecError(f"port {port} of member {self.name} is not offered: 1024 to 65535 are")
+
+
+class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cluster: its members, Raft's timing, the version of etcd and what it is for.
+
+    `etcd_version` "" means whatever binary is found first (see `etcdops.binaries`); `etcd_bin` names a binary
+    outright. `purpose` "production" makes every drill refuse.
+    """
+
+    name: str
+    members: tuple[MemberSpec, ...]
+    timing: Timing = Timing()
+    tls: Tls | None = None
+    etcd_version: str = ""
+    etcd_bin: str = ""
+    purpose: str = "lab"
+
+    def __post_init__(self) -> None:
+        valid_name(self.name)
+        names = [member.name for member in self.members]
+        if not names:
+            raise SpecError(f"cluster {self.name} has no members")
+        if len(set(names)) != len(names):
+            raise SpecError(f"cluster {self.name} names a member twice: {', '.join(names)}")
+        ports = [port for m in self.members for port in (m.client_port, m.peer_port) if port]
+        if len(set(ports)) != len(ports):
+            raise SpecError(f"cluster {self.name} pins a port twice: {', '.join(map(str, sorted(ports)))}")
+        if self.purpose not in _PURPOSES:
+            raise SpecError(f"purpose {self.purpose!r} is not known: {' or '.join(_PURPOSES)}")
+        if self.tls and any(not (m.cert and m.key) for m in self.members):
+            raise SpecError(f"cluster {self.name} has TLS, but not every member has a certificate and a key")
+
+    @classmethod
+    def of_size(
+        cls,
+        name: str,
+        size: int = 3,
+        *,
+        base_port: int = 0,
+        timing: Timing | None = None,
+        etcd_version: str = "",
+        etcd_bin: str = "",
+    ) -> ClusterSpec:
+        """Give a cluster of `size` members (1 to 7) named ironman, thor, deadpool and on.
+
+        With `base_port`, the members take ports from there on: client and peer port of the first, of the second, …
+        """
+        if base_port and not 1024 <= base_port <= 65535 - 2 * size + 1:
+            raise SpecError(f"--port {base_port} is not offered: 1024 to {65535 - 2 * size + 1} are")
+        parse_size(str(size))
+        members = tuple(
+            MemberSpec(
+                member,
+                client_port=base_port + 2 * i if base_port else 0,
+                peer_port=base_port + 2 * i + 1 if base_port else 0,
+            )
+            for i, member in enumerate(MEMBER_NAMES[:size])
+        )
+        return cls(name, members, timing=timing or Timing(), etcd_version=etcd_version, etcd_bin=etcd_bin)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names, in order of creation."""
+        return tuple(member.name for member in self.members)
+
+    @property
+    def quorum(self) -> int:
+        """Voters that must agree before a write is acknowledged: voters // 2 + 1."""
+        return len(self.members) // 2 + 1
+
+    def member(self, name: str) -> MemberSpec:
+        """Give the member called `name`; raise SpecError if there is none."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise SpecError(f"cluster {self.name} has no member {name!r}: it has {', '.join(self.names)}")

@@ -1,0 +1,307 @@
+"""Where a cluster is remembered: `.etcdops/clusters/NAME/cluster.json`, its lock, and the fault that is still in force.
+
+The directory is searched upwards from the working directory, as git does; ETCDOPS_STATE_DIR names another. What is
+written here is what should be, and where to look; what *is* is always observed.
+
+    clusters/NAME/cluster.json     the cluster's record (schema 1), written atomically
+    clusters/NAME/unhealed.json    the fault in force, from before it is applied until it is seen to be healed
+    clusters/NAME/members/         data of members that run as processes, and their logs
+    locks/NAME                     held by the one command that changes the cluster; a crash releases it
+    runs/RUN_ID/                   everything about one run of a drill
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from etcdops.errors import ClusterNotFound, Locked, SpecError, StateError
+from etcdops.paths import find_state_dir
+from etcdops.spec import ClusterSpec, valid_name
+
+__all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhealed", "replace_file"]
+
+#: The schema of cluster.json that this release writes, and the newest it reads.
+SCHEMA = 1
+
+_T = TypeVar("_T")
+
+
+class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a member's data is: a place that its runtime understands, and which generation of the data it holds.
+
+    Never derived from the member's name: a restore makes the next generation beside this one, the swap is one write
+    of cluster.json, and so is the way back.
+    """
+
+    place: str
+    generation: int = 1
+
+
+class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One member as it was created: where it runs, where it is reached, and its runtime's reference to it.
+
+    `ref` belongs to the runtime (a process and its start time, a container id) and is "" before the first start.
+    `wanted` is what should be, and what `heal` and `up` bring back.
+    """
+
+    name: str
+    host: str
+    client_url: str
+    peer_url: str
+    data: DataRef
+    log: str
+    ref: str = ""
+    wanted: str = "stopped"
+
+
+class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A cluster as it was created. Replaced as a whole, never edited."""
+
+    schema: int
+    id: str
+    spec: ClusterSpec
+    runtime: str
+    token: str
+    #: The state directory it was created in, for finding it from what runs.
+    state_dir: str
+    members: tuple[MemberRecord, ...]
+    binary: str = ""
+    etcd_version: str = ""
+    created: str = ""
+    #: The members' first start is over, so a member created from now on joins what exists.
+    bootstrapped: bool = False
+    #: The process that made it, for a temporary cluster: once that is gone, the cluster is a leftover.
+    owner: str = ""
+
+    def member(self, name: str) -> MemberRecord:
+        """Give the record of the member called `name`; raise SpecError if there is none."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        names = ", ".join(m.name for m in self.members)
+        raise SpecError(f"cluster {self.spec.name} has no member {name!r}", remedy=f"Its members are {names}.")
+
+    def with_member(self, changed: MemberRecord) -> ClusterRecord:
+        """Give this record with the member of that name replaced."""
+        return msgspec.structs.replace(
+            self, members=tuple(changed if m.name == changed.name else m for m in self.members)
+        )
+
+
+class Unhealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A fault in force: who applied it (a process and its start time), in which run, to which member."""
+
+    run: str
+    fault: str
+    member: str
+    owner: str
+    since: str
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write `path` so that a reader, or a crash, finds the old content or the new one and nothing between.
+
+    Raises StateError when the directory cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"cannot write {path}: {error.strerror or error}",
+        remedy="Free some space, make it writable, or name another place with ETCDOPS_STATE_DIR.",
+    )
+
+
+class Store:
+    """A state directory, and the clusters in it.
+
+    `Store.find()` is what every command uses; `Store(path)` is for a directory of your own. Nothing is created
+    before something is written.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(os.path.abspath(root))
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    @classmethod
+    def find(cls) -> Store:
+        """Give the state directory that applies here: ETCDOPS_STATE_DIR, the nearest `.etcdops`, or a new one."""
+        return cls(find_state_dir())
+
+    # -- places
+
+    def cluster_dir(self, name: str) -> Path:
+        """The directory of the cluster called `name`, which must be a valid name."""
+        return self.root / "clusters" / valid_name(name)
+
+    @property
+    def runs(self) -> Path:
+        """The directory of all runs."""
+        return self.root / "runs"
+
+    def make_dir(self, path: Path, *, mode: int = 0o755) -> Path:
+        """Make `path` and its parents, and give it back; raise StateError if that cannot be done."""
+        try:
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
+            self._ignore_in_git()
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return path
+
+    def _ignore_in_git(self) -> None:
+        ignore = self.root / ".gitignore"
+        if self.root.is_dir() and not ignore.exists():
+            ignore.write_text("*\n")
+
+    # -- records
+
+    def names(self) -> list[str]:
+        """Names of the clusters in this directory, sorted."""
+        try:
+            return sorted(entry.parent.name for entry in (self.root / "clusters").glob("*/cluster.json"))
+        except OSError as error:
+            raise StateError(f"cannot read {self.root}: {error.strerror or error}") from error
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a cluster called `name` here."""
+        return (self.cluster_dir(name) / "cluster.json").exists()
+
+    def load(self, name: str) -> ClusterRecord:
+        """Give the record of the cluster called `name`.
+
+        Raises ClusterNotFound, or StateError for a record that cannot be read, is damaged, or was written by a newer
+        release.
+        """
+        path = self.cluster_dir(name) / "cluster.json"
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            others = self.names()
+            raise ClusterNotFound(
+                f"there is no cluster {name!r} in {self.root}" + (f" (there is {', '.join(others)})" if others else ""),
+                remedy=f"Type `up-env{'' if name == 'lab' else ' --cluster ' + name}` to create it.",
+            ) from None
+        except OSError as error:
+            raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+        schema = self._decode(path, content, _Schema).schema
+        if schema > SCHEMA:
+            raise StateError(
+                f"{path} has schema {schema}, and this release of etcdops reads up to {SCHEMA}",
+                remedy="Use the newer release of etcdops that wrote it.",
+            )
+        return self._decode(path, content, ClusterRecord)
+
+    def stamp(self, name: str) -> tuple[int, int]:
+        """Give what changes whenever the cluster's record is written; (0, 0) when there is none."""
+        try:
+            status = os.stat(self.cluster_dir(name) / "cluster.json")
+        except OSError:
+            return 0, 0
+        return status.st_mtime_ns, status.st_ino
+
+    def save(self, record: ClusterRecord) -> None:
+        """Write a cluster's record; raise StateError if that cannot be done."""
+        directory = self.make_dir(self.cluster_dir(record.spec.name))
+        replace_file(directory / "cluster.json", _pretty(record))
+
+    def unhealed(self, name: str) -> Unhealed | None:
+        """Give the fault that is in force on the cluster called `name`, or None."""
+        path = self.cluster_dir(name) / "unhealed.json"
+        try:
+            return self._decode(path, path.read_bytes(), Unhealed)
+        except FileNotFoundError:
+            return None
+
+    def mark_unhealed(self, name: str, fault: Unhealed) -> None:
+        """Record a fault, before it is applied."""
+        replace_file(self.cluster_dir(name) / "unhealed.json", _pretty(fault))
+
+    def clear_unhealed(self, name: str) -> None:
+        """Record that no fault is in force any more."""
+        (self.cluster_dir(name) / "unhealed.json").unlink(missing_ok=True)
+
+    @staticmethod
+    def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, SpecError) as error:
+            raise StateError(
+                f"{path} is damaged: {error}",
+                remedy="Restore it from a copy; or see `cluster.list`, and remove the cluster with `cluster.prune`.",
+            ) from error
+
+    # -- one writer at a time
+
+    @contextmanager
+    def lock(self, name: str, doing: str, *, wait_s: float = 120.0, on_wait: object = None) -> Iterator[None]:
+        """Hold the cluster's lock while `doing` something to it.
+
+        Waits up to `wait_s` seconds for another command to finish, calling `on_wait(message)` once, then raises
+        Locked, naming the holder. A crash releases the lock: it belongs to the open file, and no member inherits it.
+        """
+        path = self.make_dir(self.root / "locks") / valid_name(name)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            self._acquire(descriptor, name, wait_s, on_wait)
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"`{doing}` (process {os.getpid()}, since {stamp})".encode(), 0)
+            yield
+            os.ftruncate(descriptor, 0)
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _acquire(descriptor: int, name: str, wait_s: float, on_wait: object) -> None:
+        deadline = time.monotonic() + wait_s
+        told = False
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another command"
+            if time.monotonic() >= deadline:
+                raise Locked(
+                    f"cluster {name} is being worked on by {holder}; waited {wait_s:.0f} s",
+                    remedy="Wait for it to end, or end it with Ctrl-C: it heals what it broke.",
+                )
+            if not told and callable(on_wait):
+                on_wait(f"waiting for cluster {name}: {holder} is working on it")
+                told = True
+            time.sleep(0.02)
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def _pretty(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
