@@ -1,0 +1,554 @@
+"""A cluster: create it, bring it up, look at it, take it down.
+
+>>> with Cluster.create() as cluster:          # three members on free ports, gone at the end
+...     client = cluster.client()
+...     _ = client.put("greeting", "hello")
+...     print(client.get("greeting")[0].decode())
+hello
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from etcdops import runtimes
+from etcdops.errors import (
+    ClusterNotFound,
+    EtcdError,
+    EtcdopsError,
+    MemberFailed,
+    NoLeader,
+    QuorumLost,
+    Refused,
+    WaitTimeout,
+)
+from etcdops.hosts import identify
+from etcdops.member import Member
+from etcdops.paths import index_file
+from etcdops.spec import ClusterSpec
+from etcdops.state import SCHEMA, ClusterRecord, Store
+
+if TYPE_CHECKING:
+    from etcdops.client import Client
+    from etcdops.runtimes.base import Runtime
+    from etcdops.status import ClusterStatus
+
+__all__ = ["Cluster", "Progress", "Started"]
+
+_log = logging.getLogger(__name__)
+
+#: Called with one line of prose about what is going on; the library itself never prints.
+Progress = Callable[[str], None]
+
+
+def _silent(message: str) -> None:
+    _log.info(message)
+
+
+class Started(NamedTuple):
+    """A cluster that is up: whether this call created it, and which members it started or resumed."""
+
+    cluster: Cluster
+    created: bool
+    started: list[str]
+
+
+class Cluster:
+    """A cluster that etcdops made, and all that can be done with it.
+
+    Get one from `Cluster.create` or `Cluster.attach`. As a context manager it is up inside the block; afterwards one
+    that was created without a name is gone, and a named one is stopped with its data kept.
+    """
+
+    def __init__(self, store: Store, record: ClusterRecord, runtime: Runtime) -> None:
+        self.store = store
+        self.runtime = runtime
+        self._record = record
+        self._stamp = store.stamp(record.spec.name)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.name}: {', '.join(self.record.spec.names)} by {self.runtime.name}>"
+
+    # -- getting one
+
+    @classmethod
+    def create(
+        cls,
+        spec: ClusterSpec | str | None = None,
+        *,
+        size: int = 3,
+        runtime: Runtime | str = "process",
+        store: Store | None = None,
+        offline: bool = False,
+        progress: Progress = _silent,
+    ) -> Cluster:
+        """Record a new cluster: its members, ports and places for data. Nothing runs before `up`.
+
+        `spec` is a ClusterSpec, a name (for `size` members at etcd's default timing), or None for a temporary cluster
+        that is gone when its `with` block ends. `offline` keeps etcdops from fetching a binary.
+
+        Raises SpecError for what is not valid; Refused when the name is taken, a pinned port in use or the disk full;
+        BinaryError without a usable etcd. Nothing is left behind then.
+        """
+        temporary = None
+        if spec is None:
+            temporary = tempfile.TemporaryDirectory(prefix="etcdops-")
+            store = Store(temporary.name)
+            spec = f"tmp-{secrets.token_hex(3)}"
+        if isinstance(spec, str):
+            spec = ClusterSpec.of_size(spec, size)
+        store = store or Store.find()
+        runner = runtimes.get(runtime) if isinstance(runtime, str) else runtime
+        try:
+            with store.lock(spec.name, f"create {spec.name}", on_wait=progress):
+                cluster = cls._create(
+                    spec, runner, store, offline, progress, owner=identify(os.getpid()) if temporary else ""
+                )
+        except BaseException:
+            if temporary:
+                temporary.cleanup()
+            raise
+        cluster._temporary = temporary
+        return cluster
+
+    @classmethod
+    def _create(
+        cls, spec: ClusterSpec, runner: Runtime, store: Store, offline: bool, progress: Progress, *, owner: str = ""
+    ) -> Cluster:
+        if store.exists(spec.name):
+            raise Refused(
+                f"there already is a cluster {spec.name!r} in {store.root}",
+                remedy=f"Cluster.attach({spec.name!r}) takes it up.",
+            )
+        if reason := runner.unavailable():
+            raise Refused(f"the runtime {runner.name} cannot be used: {reason}")
+        binary, version = _binaries(spec, runner, offline, progress)
+        cluster_id = secrets.token_hex(8)
+        directory = store.cluster_dir(spec.name)
+        record = ClusterRecord(
+            schema=SCHEMA,
+            id=cluster_id,
+            spec=spec,
+            runtime=runner.name,
+            # etcd's guide asks for a token of its own for each creation, so that members of an earlier cluster on
+            # the same ports cannot join this one (https://etcd.io/docs/v3.5/op-guide/clustering/).
+            token=f"etcdops-{cluster_id}",
+            state_dir=str(store.root),
+            members=runner.place(spec, cluster_id, str(directory)),
+            binary=binary,
+            etcd_version=version,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            owner=owner,
+        )
+        store.save(record)
+        _remember(store)
+        return cls(store, record, runner)
+
+    @classmethod
+    def attach(cls, name: str = "lab", *, store: Store | None = None, runtime: Runtime | None = None) -> Cluster:
+        """Take up a cluster that was created before; raises ClusterNotFound, or StateError for a damaged record."""
+        store = store or Store.find()
+        record = store.load(name)
+        return cls(store, record, runtime or runtimes.get(record.runtime))
+
+    @classmethod
+    def ensure_up(
+        cls,
+        spec: ClusterSpec,
+        *,
+        runtime: Runtime | str = "",
+        size: int = 0,
+        store: Store | None = None,
+        offline: bool = False,
+        timeout_s: float = 60.0,
+        progress: Progress = _silent,
+    ) -> Started:
+        """Bring the cluster of that name up, creating it as `spec` says if there is none.
+
+        What an existing cluster has is fixed: Refused when `runtime`, `size` or the spec's etcd version differ from
+        it ("" and 0 mean no wish). When a cluster that this call created does not start, nothing of it is left.
+        Otherwise raises as `create` and `up` do.
+        """
+        store = store or Store.find()
+        with store.lock(spec.name, f"up-env {spec.name}", on_wait=progress):
+            created = not store.exists(spec.name)
+            if created:
+                runner = runtimes.get(runtime or "process") if isinstance(runtime, (str, type(None))) else runtime
+                cluster = cls._create(spec, runner, store, offline, progress)
+            else:
+                cluster = cls.attach(spec.name, store=store, runtime=None if isinstance(runtime, str) else runtime)
+                name = runtime if isinstance(runtime, str) else runtime.name
+                check_same(cluster.record, runtime=name, size=size, spec=spec)
+            try:
+                started = cluster.up_locked(timeout_s=timeout_s, progress=progress)
+            except BaseException:
+                if created:
+                    cluster.purge_locked()
+                raise
+            return Started(cluster, created, started)
+
+    # -- what it is
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._record.spec.name
+
+    @property
+    def record(self) -> ClusterRecord:
+        """Its record as it is now: another command may have changed it since we last looked."""
+        stamp = self.store.stamp(self.name)
+        if stamp and stamp != self._stamp:
+            self._record, self._stamp = self.store.load(self.name), stamp
+        return self._record
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Its members, in order of creation."""
+        return tuple(Member(self, member.name) for member in self.record.members)
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The client URLs of all its members."""
+        return [member.client_url for member in self.record.members]
+
+    def member(self, name: str) -> Member:
+        """Give the member called `name`; raise SpecError if there is none."""
+        return Member(self, self.record.member(name).name)
+
+    def save(self, record: ClusterRecord) -> None:
+        """Write the record, if it differs, and use it from now on; the caller holds the cluster's lock."""
+        if record != self.record:
+            self.store.save(record)
+            self._record, self._stamp = record, self.store.stamp(self.name)
+
+    # -- up and down
+
+    def up(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
+        """Start every member that does not run, let frozen ones go on, and wait until a write is acknowledged.
+
+        Gives the names of the members that were started or resumed: none when all ran already, and then nothing was
+        changed and nothing written. What a dead run of a drill left is healed on the way.
+
+        Raises MemberFailed, with the log lines that matter, when a member dies; WaitTimeout when none acknowledges a
+        write within `timeout_s` seconds. Members that this call started are stopped again then.
+        """
+        with self.store.lock(self.name, f"up {self.name}", on_wait=progress):
+            self._check_there()
+            return self.up_locked(timeout_s=timeout_s, progress=progress)
+
+    def up_locked(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
+        """Do what `up` does, for a caller who holds the cluster's lock."""
+        record = self.runtime.adopt(self.record)
+        states = {member.name: self.runtime.state(member) for member in record.members}
+        stopped = [name for name, state in states.items() if state == "stopped"]
+        frozen = [name for name, state in states.items() if state == "paused"]
+        self.save(record)
+        for name in frozen:
+            progress(f"{name} is frozen: letting it go on")
+            self.member(name).resume()
+        if stopped:
+            progress(f"starting {', '.join(stopped)}")
+            try:
+                self.start_members(stopped)
+                self._wait_first_write(stopped, timeout_s)
+            except BaseException:
+                progress(f"the start failed: stopping {', '.join(stopped)} again")
+                self.runtime.stop(self.record, stopped, timeout_s=5.0)
+                self._want(stopped, "stopped")
+                raise
+        self.want_running()
+        self.wait_serving([m.name for m in record.members], timeout_s=timeout_s)
+        if not self.record.bootstrapped:
+            self.save(msgspec.structs.replace(self.record, bootstrapped=True))
+        fault = self.store.unhealed(self.name)
+        if fault is not None:
+            from etcdops.faults.heal import forget_keys
+
+            progress(f"healed what run {fault.run} left")
+            forget_keys(self, fault.run)
+            self.store.clear_unhealed(self.name)
+        return sorted({*stopped, *frozen}, key=self.record.spec.names.index)
+
+    def want_running(self) -> None:
+        """Record that every member should run; the caller holds the cluster's lock."""
+        self._want(self.record.spec.names, "running")
+
+    def start_members(self, names: Sequence[str]) -> None:
+        """Start the named members and record it; does not wait for them to serve.
+
+        Raises Refused, before anything is started, when something else listens on a port of theirs.
+        """
+        occupied = self.runtime.occupied_ports(self.record, names)
+        if occupied:
+            said = ", ".join(f"{port} of {name}" for name, port in occupied.items())
+            raise Refused(
+                f"cannot start: something else listens on port {said}",
+                remedy="Find it with `ss -ltnp` and end it; nothing was started.",
+            )
+        self.save(self.runtime.start(self.record, names))
+
+    def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
+        """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
+        with self.store.lock(self.name, f"down {self.name}", on_wait=progress):
+            self._check_there()
+            return self._down(timeout_s)
+
+    def _down(self, timeout_s: float) -> list[str]:
+        self.save(self.runtime.adopt(self.record))
+        running = [m.name for m in self.record.members if self.runtime.state(m) != "stopped"]
+        self._want(self.record.spec.names, "stopped")
+        # The leader last: asked together with the rest, it would try to hand over to a member that is going too, and
+        # wait for that until its request timeout of 7 s.
+        leader = self.status().leader if len(running) > 1 else None
+        for names in ([name for name in running if name != leader], [name for name in running if name == leader]):
+            self.runtime.stop(self.record, names, timeout_s=timeout_s)
+        self.store.clear_unhealed(self.name)
+        return running
+
+    def purge(self, *, progress: Progress = _silent) -> None:
+        """Stop every member and delete the cluster with all its data. There is no way back; see `contents`."""
+        with self.store.lock(self.name, f"purge {self.name}", on_wait=progress):
+            self._check_there()
+            self.purge_locked()
+
+    def purge_locked(self) -> None:
+        """Do what `purge` does, for a caller who holds the cluster's lock."""
+        self._down(10.0)
+        self.runtime.destroy(self.record)
+        _remove_tree(self.store.cluster_dir(self.name))
+
+    def _check_there(self) -> None:
+        """Raise ClusterNotFound if another command has deleted it while we waited for its lock."""
+        self.store.load(self.name)
+
+    def contents(self) -> list[str]:
+        """Name, for a person, everything that `purge` deletes."""
+        places = [self.runtime.described(self.record, member) for member in self.record.members]
+        return [*places, f"the record and logs in {self.store.cluster_dir(self.name)}"]
+
+    def _want(self, names: Iterable[str], wanted: str) -> None:
+        record = self.record
+        for name in names:
+            record = record.with_member(msgspec.structs.replace(record.member(name), wanted=wanted))
+        self.save(record)
+
+    # -- waiting
+
+    def _wait_first_write(self, started: Sequence[str], timeout_s: float) -> None:
+        from etcdops import wire
+
+        deadline = time.monotonic() + timeout_s
+        key = f"etcdops/up/{secrets.token_hex(4)}".encode()
+        last = "no member answered"
+        while True:
+            for url in self.endpoints:
+                self._fail_if_dead(started)
+                if time.monotonic() > deadline:
+                    raise WaitTimeout(
+                        f"no write was acknowledged within {timeout_s:.0f} s; last: {last}",
+                        remedy=f"Look at `logs --cluster {self.name}`.",
+                    )
+                if not _listens(url):
+                    continue
+                try:
+                    with wire.Connection(url, self.record.spec.tls) as connection:
+                        connection.put(key, b"up", timeout_s=1.0)
+                        connection.delete_range(key, timeout_s=5.0)
+                    return
+                except EtcdError as error:
+                    last = str(error)
+            time.sleep(0.005)
+
+    def wait_serving(self, names: Sequence[str], *, timeout_s: float = 30.0) -> None:
+        """Wait until a linearizable read succeeds through each of the named members.
+
+        Raises MemberFailed when one of them dies meanwhile, WaitTimeout when one does not serve in time.
+        """
+        from etcdops import wire
+
+        deadline = time.monotonic() + timeout_s
+        for name in names:
+            url = self.record.member(name).client_url
+            with wire.Connection(url, self.record.spec.tls) as connection:
+                while True:
+                    self._fail_if_dead([name])
+                    try:
+                        connection.range(b"health", timeout_s=0.5)
+                        break
+                    except EtcdError as error:
+                        if error.code == "PERMISSION_DENIED":
+                            break
+                        if time.monotonic() > deadline:
+                            raise WaitTimeout(
+                                f"member {name} serves no linearizable read after {timeout_s:.0f} s; last: {error}",
+                                remedy=f"Look at `logs --member {name}`, and at `status`: it needs a quorum of voters.",
+                            ) from error
+                    time.sleep(0.01)
+
+    def wait_healthy(self, *, timeout_s: float = 30.0) -> None:
+        """Wait until every member serves linearizable reads; raises as `wait_serving` does."""
+        self.wait_serving(self.record.spec.names, timeout_s=timeout_s)
+
+    def _fail_if_dead(self, names: Sequence[str]) -> None:
+        from etcdops.logs import matter, read_log
+
+        for name in names:
+            member = self.record.member(name)
+            if self.runtime.state(member) == "stopped":
+                lines = matter(list(read_log(self.runtime, member)))
+                said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
+                raise MemberFailed(
+                    f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
+                )
+
+    # -- looking
+
+    def status(self, *, timeout_s: float = 1.0) -> ClusterStatus:
+        """Ask every member at once and give what they say; takes `timeout_s` seconds at the longest. Never writes."""
+        from etcdops.status import Finding, observe
+
+        status = observe(self.record, self.runtime, timeout_s=timeout_s)
+        fault = self.store.unhealed(self.name)
+        if fault is None:
+            return status
+        from etcdops.faults.heal import describe
+
+        finding = Finding("unhealed-run", describe(fault))
+        return msgspec.structs.replace(status, warnings=(*status.warnings, finding))
+
+    def leader(self, *, timeout_s: float = 1.0) -> Member:
+        """Give the leader, by the highest term among all members' answers; raises NoLeader, or QuorumLost.
+
+        A leader is only given while a quorum of voters answers: one that was cut off goes on believing in itself.
+        """
+        status = self.status(timeout_s=timeout_s)
+        answered = sum(bool(member.id) for member in status.members)
+        if answered < self.record.spec.quorum:
+            raise QuorumLost(healthy=answered, voters=len(status.members))
+        if status.leader is None:
+            raise NoLeader(
+                f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
+                remedy="An election takes one to two election timeouts. Look at `status`.",
+            )
+        return self.member(status.leader)
+
+    def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
+        """Give an etcd3 client, connected to a member (the first that runs if none is named).
+
+        Every call has a deadline, `timeout_s` seconds unless `client.deadline` says otherwise, and fails with
+        EtcdError.
+        """
+        from etcdops import client
+
+        if member is None:
+            running = [m.name for m in self.record.members if self.runtime.state(m) == "running"]
+            if not running:
+                raise QuorumLost(healthy=0, voters=len(self.record.members))
+            member = running[0]
+        return client.connect(self.record.member(member).client_url, self.record.spec.tls, timeout_s=timeout_s)
+
+    # -- as a context manager
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.up()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._temporary is None:
+            self.down()
+            return
+        try:
+            self.purge()
+        except ClusterNotFound:
+            pass
+        finally:
+            self._temporary.cleanup()
+
+
+def _binaries(spec: ClusterSpec, runner: Runtime, offline: bool, progress: Progress) -> tuple[str, str]:
+    if not getattr(runner, "needs_binaries", True):
+        return "", spec.etcd_version
+    from etcdops import binaries
+
+    found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
+    return os.path.dirname(found.etcd), str(found.version)
+
+
+def _listens(url: str) -> bool:
+    import socket
+
+    host, _, port = url.rpartition("://")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _remember(store: Store) -> None:
+    """Add a state directory to this user's list. Best effort: without it only running clusters are found elsewhere."""
+    path = index_file()
+    try:
+        known = Path(path).read_text().splitlines() if os.path.exists(path) else []
+        if str(store.root) not in known:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{store.root}\n")
+    except OSError as error:
+        _log.debug("cannot write %s: %s", path, error)
+
+
+def _remove_tree(path: Path) -> None:
+    import shutil
+
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise EtcdopsError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterSpec) -> None:
+    """Refuse a wish that differs from what the cluster has: runtime, size, version and ports are fixed at creation.
+
+    Raises Refused, saying what the cluster has.
+    """
+    differs = []
+    if runtime and runtime not in ("auto", record.runtime):
+        differs.append(f"runtime {record.runtime}, not {runtime}")
+    if size and size != len(record.members):
+        differs.append(f"{len(record.members)} members, not {size}")
+    if spec.etcd_version and spec.etcd_version.lstrip("v") != record.etcd_version:
+        differs.append(f"etcd {record.etcd_version}, not {spec.etcd_version}")
+    if spec.etcd_bin and os.path.realpath(spec.etcd_bin).removesuffix("/etcd") != os.path.realpath(record.binary):
+        differs.append(f"the etcd in {record.binary}, not {spec.etcd_bin}")
+    port = spec.members[0].client_port
+    if port and port != record.spec.members[0].client_port:
+        has = record.members[0].client_url.rpartition(":")[2]
+        differs.append(f"port {has} for its first member, not {port}")
+    if differs:
+        raise Refused(
+            f"cluster {record.spec.name} has {'; '.join(differs)}: these are fixed when it is created",
+            remedy="Leave the flag out, or create another cluster with --cluster NAME.",
+        )

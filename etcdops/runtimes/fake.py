@@ -1,0 +1,252 @@
+"""Members in memory: a cluster without etcd, for tests of what is built on one.
+
+Each member is served over real gRPC on loopback, so clients, traffic and drills work on it unchanged, in the process
+that holds the FakeRuntime and from others. It needs no binary and no disk, elects in 0.2 s, and can lie: a check that
+never fails on a lie checks nothing.
+
+    >>> from etcdops import Cluster, FakeRuntime
+    >>> with Cluster.create(runtime=FakeRuntime()) as cluster:
+    ...     cluster.leader().kill()
+    ...     print(cluster.status().verdict)
+    degraded
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from etcdops.errors import MemberFailed, Refused
+from etcdops.fake.lies import Lies
+from etcdops.runtimes.base import Leftover, MemberState
+from etcdops.spec import ClusterSpec
+from etcdops.state import ClusterRecord, DataRef, MemberRecord
+
+if TYPE_CHECKING:
+    from etcdops.fake.cluster import FakeCluster
+    from etcdops.fake.member import FakeMember
+
+__all__ = ["RUNTIME", "FakeRuntime", "Lies"]
+
+#: A command line ends, and its memory with it.
+ON_COMMAND_LINE = False
+
+#: Below the range from which Linux gives outgoing connections their ports: a stopped member's ports stay its own.
+_PORTS = range(20000, 32000)
+
+
+class FakeRuntime:
+    """Runs members in memory. Clusters live as long as this object, or until they are destroyed.
+
+    `lies` is what they lie about; its fields may be changed at any time: `runtime.lies.two_leaders = True`.
+    `election_s` is how long it takes to replace a lost leader, seconds. `request_timeout_s` is how long a call waits
+    for a leader and a quorum before the member answers "etcdserver: request timed out": etcd waits for 5 s + 2 election
+    timeouts, which with elections as fast as these would be long.
+    """
+
+    name: ClassVar[str] = "fake"
+    #: `Cluster.create` looks for etcd's binaries otherwise.
+    needs_binaries: ClassVar[bool] = False
+
+    def __init__(self, *, lies: Lies | None = None, election_s: float = 0.2, request_timeout_s: float = 1.0) -> None:
+        self._lies = lies or Lies()
+        self._election_s = election_s
+        self._request_timeout_s = request_timeout_s
+        self._clusters: dict[str, FakeCluster] = {}
+        self._records: dict[str, ClusterRecord] = {}
+        # Members by where their data is.
+        self._members: dict[str, FakeMember] = {}
+        self._placed: set[int] = set()
+
+    @property
+    def lies(self) -> Lies:
+        """What members lie about now. All clusters of this object share it."""
+        return self._lies
+
+    def unavailable(self) -> str | None:
+        """Give None: members in memory need nothing."""
+        return None
+
+    # -- planning
+
+    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+        """Choose free loopback ports for new members.
+
+        Raises Refused when a pinned port is in use, or the cluster is to have TLS, which is not offered here.
+        """
+        if spec.tls:
+            raise Refused(
+                "members in memory do not speak TLS", remedy="Use the runtime process for a cluster with TLS."
+            )
+        pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
+        for port in sorted(pinned):
+            if port in self._placed or not _is_free(port):
+                raise Refused(f"port {port} is in use, so no member can listen there")
+        free = (p for p in random.sample(_PORTS, len(_PORTS)) if p not in self._placed | pinned and _is_free(p))
+        members = []
+        for member in spec.members:
+            client, peer = member.client_port or next(free), member.peer_port or next(free)
+            self._placed |= {client, peer}
+            members.append(
+                MemberRecord(
+                    name=member.name,
+                    host="local",
+                    client_url=f"http://127.0.0.1:{client}",
+                    peer_url=f"http://127.0.0.1:{peer}",
+                    data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
+                    log="",
+                )
+            )
+        return tuple(members)
+
+    def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
+        """Give the members that cannot start because something else holds their client port, with that port."""
+        ports = {name: _port(record.member(name).client_url) for name in names}
+        return {name: port for name, port in ports.items() if not _is_free(port)}
+
+    # -- members
+
+    def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
+        """Start the named members and give the record with their new references. Raises Refused for a taken port."""
+        cluster = self._cluster(record)
+        started: list[FakeMember] = []
+        try:
+            for name in names:
+                member, place = cluster.members[name], record.member(name).data.place
+                self._members[place] = member
+                member.client_url, member.peer_url = record.member(name).client_url, record.member(name).peer_url
+                member.start()
+                started.append(member)
+                changed = msgspec.structs.replace(record.member(name), ref=_ref(member), wanted="running")
+                record = record.with_member(changed)
+        except BaseException:
+            for member in started:
+                member.kill()
+            raise
+        return record
+
+    def _cluster(self, record: ClusterRecord) -> FakeCluster:
+        from etcdops.fake.cluster import FakeCluster
+
+        if record.id not in self._clusters:
+            self._clusters[record.id] = FakeCluster(
+                record.id,
+                record.spec.names,
+                lies=self._lies,
+                election_s=self._election_s,
+                request_timeout_s=self._request_timeout_s,
+            )
+            self._records[record.id] = record
+        return self._clusters[record.id]
+
+    def _find(self, member: MemberRecord) -> FakeMember | None:
+        """Give the member that a record refers to, as it was started then; None if that start is over."""
+        found = self._members.get(member.data.place)
+        return found if found is not None and _ref(found) == member.ref else None
+
+    def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
+        """Ask the named members to end; a leader hands over first. It takes no time, so `timeout_s` is not needed."""
+        for name in names:
+            if found := self._find(record.member(name)):
+                found.stop()
+
+    def kill(self, member: MemberRecord) -> None:
+        """End a member at once, without its handing anything over."""
+        if found := self._find(member):
+            found.kill()
+
+    def pause(self, member: MemberRecord) -> None:
+        """Freeze a member: it accepts connections and answers nothing."""
+        self._running(member, "paused").pause()
+
+    def resume(self, member: MemberRecord) -> None:
+        """Let a frozen member go on."""
+        self._running(member, "resumed").resume()
+
+    def _running(self, member: MemberRecord, wanted: str) -> FakeMember:
+        found = self._find(member)
+        if found is None or found.state == "stopped":
+            raise MemberFailed(f"member {member.name} does not run, so it cannot be {wanted}")
+        return found
+
+    def state(self, member: MemberRecord) -> MemberState:
+        """Look whether a member runs, now."""
+        found = self._find(member)
+        return found.state if found else "stopped"
+
+    def adopt(self, record: ClusterRecord) -> ClusterRecord:
+        """Give the record with references to members that run without their reference having been recorded."""
+        for member in record.members:
+            found = self._members.get(member.data.place)
+            if found is not None and found.state != "stopped" and _ref(found) != member.ref:
+                record = record.with_member(msgspec.structs.replace(member, ref=_ref(found), wanted="running"))
+        return record
+
+    def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
+        """Give what a member has logged, from `offset` on: JSON lines, like etcd's."""
+        found = self._members.get(member.data.place)
+        if found is None:
+            return b""
+        with found.cluster.changed:
+            return bytes(found.logged[offset:])
+
+    def destroy(self, record: ClusterRecord) -> None:
+        """Forget the cluster and its data, and end what still runs. Safe to call twice."""
+        cluster = self._clusters.pop(record.id, None)
+        self._records.pop(record.id, None)
+        for member in cluster.members.values() if cluster else ():
+            member.kill()
+        for recorded in record.members:
+            self._members.pop(recorded.data.place, None)
+            self._placed -= {_port(recorded.client_url), _port(recorded.peer_url)}
+
+    # -- for people
+
+    def described(self, record: ClusterRecord, member: MemberRecord) -> str:
+        """Name, for a person, what a member runs as and where its data is."""
+        return f"{member.name}: {self.state(member)}, in memory, data {member.data.place}"
+
+    def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
+        """Give the call that does it: there is no command for what is in this process's memory."""
+        return f'cluster.member("{member.name}").{action}()'
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Give every member of any cluster that runs in memory by this object."""
+        for cluster_id, cluster in self._clusters.items():
+            record = self._records[cluster_id]
+            for member in cluster.members.values():
+                if member.state != "stopped":
+                    place = record.member(member.name).data.place
+                    yield Leftover(record.spec.name, cluster_id, member.name, record.state_dir, place)
+
+    def end_leftover(self, leftover: Leftover) -> None:
+        """End such a member, whatever its state."""
+        if found := self._members.get(leftover.ref):
+            found.kill()
+
+
+def _ref(member: FakeMember) -> str:
+    """Name one start of a member."""
+    return f"fake:{member.name}:{member.starts}"
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do: connections that are still being wound up do not hold a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+RUNTIME = FakeRuntime

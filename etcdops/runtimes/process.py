@@ -1,0 +1,269 @@
+"""Members as child processes: no Docker, no root.
+
+Each member is an etcd process in a session of its own that outlives the command which started it. It listens on
+loopback only, and writes to its own log file from its first instant.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from etcdops.errors import MemberFailed, Refused
+from etcdops.hosts import Host, LocalHost
+from etcdops.runtimes.base import Leftover, MemberState
+from etcdops.spec import ClusterSpec
+from etcdops.state import ClusterRecord, DataRef, MemberRecord
+
+__all__ = ["RUNTIME", "ProcessRuntime"]
+
+#: etcd allocates a write-ahead log segment of 64 MB and a spare one as it starts, and its database grows from there.
+_ROOM_PER_MEMBER = 160 * 2**20
+
+#: Below the range from which Linux gives outgoing connections their ports: a stopped member's ports stay its own.
+_PORTS = range(20000, 32000)
+
+_MARK = "ETCDOPS_CLUSTER_ID"
+
+
+class ProcessRuntime:
+    """Runs members as processes of a host."""
+
+    name: ClassVar[str] = "process"
+
+    def __init__(self, host: Host | None = None) -> None:
+        self.host = host or LocalHost()
+
+    def unavailable(self) -> str | None:
+        """Give the reason why this machine cannot run members in this way, or None when it can."""
+        return None if os.name == "posix" else "members as processes need Linux or macOS"
+
+    # -- planning
+
+    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+        """Choose ports and places for data of new members. Changes nothing yet.
+
+        Raises Refused when a pinned port is in use, or the disk has no room for the members' logs.
+        """
+        free, needed = self.host.free_bytes(directory), _ROOM_PER_MEMBER * len(spec.members)
+        if free < needed:
+            raise Refused(
+                f"{directory} has {free // 2**20} MiB of free space on {self.host.name}, and the members need"
+                f" {needed // 2**20} MiB (etcd allocates two log segments of 64 MB each as it starts)",
+                remedy="Free some space, or name a place with room with ETCDOPS_STATE_DIR.",
+            )
+        pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
+        for port in sorted(pinned):
+            if self.host.port_in_use(port):
+                raise Refused(
+                    f"port {port} on {self.host.name} is in use, so no member can listen there",
+                    remedy=f"See who listens with `ss -ltnp 'sport = :{port}'`, or leave out --port.",
+                )
+        fresh = self._free_ports(2 * len(spec.members), pinned)
+        scheme = "https" if spec.tls else "http"
+        return tuple(
+            MemberRecord(
+                name=member.name,
+                host=self.host.name,
+                client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
+                peer_url=f"{scheme}://127.0.0.1:{member.peer_port or fresh.pop()}",
+                data=DataRef(os.path.join(directory, "members", f"{member.name}-g1")),
+                log=os.path.join(directory, "members", f"{member.name}.log"),
+            )
+            for member in spec.members
+        )
+
+    def _free_ports(self, count: int, taken: set[int]) -> list[int]:
+        ports: list[int] = []
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(ports) == count:
+                break
+            if port not in taken and not self.host.port_in_use(port):
+                ports.append(port)
+        if len(ports) < count:
+            raise Refused(f"fewer than {count} ports from {_PORTS.start} to {_PORTS.stop} are free on {self.host.name}")
+        return ports
+
+    def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
+        """Give the members that cannot start because something else holds a port of theirs, with that port."""
+        occupied = {}
+        for name in names:
+            member = record.member(name)
+            for port in (_port(member.client_url), _port(member.peer_url)):
+                if self.host.port_in_use(port):
+                    occupied[name] = port
+        return occupied
+
+    # -- members
+
+    def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
+        """Start the named members and give the record with their new references. Does not wait for etcd to serve."""
+        for name in names:
+            member = record.member(name)
+            self.host.make_dir(member.data.place)
+            ref = self.host.spawn(self.command(record, member), log=member.log, env=self._environment(record, member))
+            record = record.with_member(msgspec.structs.replace(member, ref=ref, wanted="running"))
+        return record
+
+    def command(self, record: ClusterRecord, member: MemberRecord) -> list[str]:
+        """Give the argv that runs a member."""
+        spec = record.spec
+        argv = [
+            os.path.join(record.binary, "etcd"),
+            f"--name={member.name}",
+            f"--data-dir={member.data.place}",
+            f"--listen-client-urls={member.client_url}",
+            f"--advertise-client-urls={member.client_url}",
+            f"--listen-peer-urls={member.peer_url}",
+            f"--initial-advertise-peer-urls={member.peer_url}",
+            f"--initial-cluster={','.join(f'{m.name}={m.peer_url}' for m in record.members)}",
+            f"--initial-cluster-token={record.token}",
+            # A wiped member under "new" would try to form a cluster of its own (etcd#12227).
+            f"--initial-cluster-state={'existing' if record.bootstrapped else 'new'}",
+            f"--heartbeat-interval={spec.timing.heartbeat_ms}",
+            f"--election-timeout={spec.timing.election_ms}",
+            "--logger=zap",
+            "--log-outputs=stderr",
+        ]
+        if spec.tls:
+            pair = spec.member(member.name)
+            for prefix in ("", "peer-"):
+                argv += [
+                    f"--{prefix}cert-file={pair.cert}",
+                    f"--{prefix}key-file={pair.key}",
+                    f"--{prefix}trusted-ca-file={spec.tls.ca}",
+                    f"--{prefix}client-cert-auth=true",
+                ]
+        return argv
+
+    @staticmethod
+    def _environment(record: ClusterRecord, member: MemberRecord) -> dict[str, str]:
+        """The caller's environment, less what would change etcd or its traffic, plus our mark."""
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not (key.startswith(("ETCD_", "ETCDOPS_")) or key.lower().endswith("_proxy"))
+            or key == "ETCD_UNSUPPORTED_ARCH"
+        }
+        environment[_MARK] = record.id
+        environment["ETCDOPS_CLUSTER"] = record.spec.name
+        environment["ETCDOPS_MEMBER"] = member.name
+        environment["ETCDOPS_STATE"] = record.state_dir
+        return environment
+
+    def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
+        """Ask the named members to end (SIGTERM) and wait until they have; after `timeout_s` seconds kill them."""
+        for name in names:
+            ref = record.member(name).ref
+            self.host.send_signal(ref, signal.SIGTERM)
+            # A frozen process cannot act on SIGTERM.
+            self.host.send_signal(ref, signal.SIGCONT)
+        for name in names:
+            member = record.member(name)
+            if not self.host.wait_gone(member.ref, timeout_s):
+                self.kill(member)
+
+    def kill(self, member: MemberRecord) -> None:
+        """Kill a member (SIGKILL) and wait until it is gone."""
+        self.host.send_signal(member.ref, signal.SIGKILL)
+        if not self.host.wait_gone(member.ref, 10.0):
+            raise MemberFailed(
+                f"member {member.name} (process {_pid(member)}) is still there 10 s after SIGKILL",
+                remedy="Its disk may be stuck: look with `ps -o pid,stat,wchan -p PID`.",
+            )
+
+    def pause(self, member: MemberRecord) -> None:
+        """Freeze a member (SIGSTOP), and see that it is."""
+        self._signal_until(member, signal.SIGSTOP, "paused")
+
+    def resume(self, member: MemberRecord) -> None:
+        """Let a frozen member go on (SIGCONT), and see that it does."""
+        self._signal_until(member, signal.SIGCONT, "running")
+
+    def _signal_until(self, member: MemberRecord, signum: int, wanted: str) -> None:
+        if not self.host.send_signal(member.ref, signum):
+            raise MemberFailed(f"member {member.name} does not run, so it cannot be {wanted}")
+        deadline = time.monotonic() + 5.0
+        while (seen := self.host.process_state(member.ref)) != wanted:
+            if seen == "gone" or time.monotonic() > deadline:
+                raise MemberFailed(f"member {member.name} (process {_pid(member)}) is {seen}, not {wanted}")
+            time.sleep(0.001)
+
+    def state(self, member: MemberRecord) -> MemberState:
+        """Look whether a member runs, now."""
+        seen = self.host.process_state(member.ref)
+        if seen == "gone":
+            return "stopped"
+        return "paused" if seen == "paused" else "running"
+
+    def adopt(self, record: ClusterRecord) -> ClusterRecord:
+        """Give the record with references to members that run without their reference having been recorded.
+
+        That is what a command leaves which was killed between starting a member and writing so down.
+        """
+        if all(self.state(member) != "stopped" for member in record.members):
+            return record
+        for process in self.host.marked(_MARK):
+            if process.environment[_MARK] == record.id:
+                member = record.member(process.environment["ETCDOPS_MEMBER"])
+                if self.state(member) == "stopped":
+                    record = record.with_member(msgspec.structs.replace(member, ref=process.ref, wanted="running"))
+        return record
+
+    def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
+        """Give what a member has logged, from `offset` on."""
+        return self.host.read(member.log, offset)
+
+    def destroy(self, record: ClusterRecord) -> None:
+        """Remove the members' data. They must be stopped. Safe to call twice."""
+        for member in record.members:
+            self.host.remove(member.data.place)
+
+    def described(self, record: ClusterRecord, member: MemberRecord) -> str:
+        """Name, for a person, what a member runs as and where its data is."""
+        running = f"process {_pid(member)}" if self.state(member) != "stopped" else "stopped"
+        return f"{member.name}: {running}, data {member.data.place}"
+
+    def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
+        """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""
+        if action == "start":
+            return shlex.join(self.command(record, member))
+        signals = {"stop": "TERM", "kill": "KILL", "pause": "STOP", "resume": "CONT"}
+        return f"kill -{signals[action]} {_pid(member)}"
+
+    # -- what is left on the machine
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Give every member of any cluster that runs on this machine as a process."""
+        for process in self.host.marked(_MARK):
+            environment = process.environment
+            yield Leftover(
+                environment.get("ETCDOPS_CLUSTER", "?"),
+                environment[_MARK],
+                environment.get("ETCDOPS_MEMBER", "?"),
+                environment.get("ETCDOPS_STATE", ""),
+                process.ref,
+            )
+
+    def end_leftover(self, leftover: Leftover) -> None:
+        """End such a member, whatever its state."""
+        self.host.send_signal(leftover.ref, signal.SIGKILL)
+        self.host.wait_gone(leftover.ref, 10.0)
+
+
+def _port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+def _pid(member: MemberRecord) -> str:
+    return member.ref.partition(":")[0] or "none"
+
+
+RUNTIME = ProcessRuntime
