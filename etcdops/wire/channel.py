@@ -1,0 +1,119 @@
+"""The channel to a member: the only module that imports grpc.
+
+The other modules of this package take `grpc` and `aio` from here, so that what has to be set before gRPC is imported
+is set, whoever comes first.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+# gRPC's fork handlers crash children that are forked beside an open channel (by `sh`, or with a pty): up to 60 of 300
+# were lost. Its own advice to programs that always exec after a fork is this variable, which it reads when imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# What gRPC has to say arrives as an EtcdError; its C core would also print it to stderr, amid our output.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+import grpc
+from grpc import aio
+
+from etcdops import _proto
+from etcdops.errors import EtcdError, SpecError
+from etcdops.outcomes import is_definite
+from etcdops.spec import Tls
+
+__all__ = ["aio", "channel_options", "grpc", "outcome_of"]
+
+#: Options of every channel.
+_OPTIONS = (
+    # gRPC's own back-off (1 s to 120 s) shows a member that came back only 2.5 to 3.8 s later.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    # Members are reached directly, whatever http_proxy or https_proxy says.
+    ("grpc.enable_http_proxy", 0),
+    # gRPC would send a call again by itself where it thinks that safe; a caller who counts outcomes must know.
+    ("grpc.enable_retries", 0),
+    # By default channels of one process share connections, and with them a back-off that another one has earned.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+def channel_options(connect_timeout_s: float, keepalive_s: float = 0.0) -> tuple[tuple[str, int], ...]:
+    """Give a channel's options.
+
+    `connect_timeout_s` is for one attempt to connect: TCP, TLS and etcd's first word. With `keepalive_s`, a member from
+    which nothing came for so long is asked for a sign of life while calls wait; half that time later they fail.
+    """
+    # In spite of its name, this is gRPC's option for the least time that an attempt to connect is given.
+    connecting = (("grpc.min_reconnect_backoff_ms", round(connect_timeout_s * 1000)),)
+    if not keepalive_s:
+        return (*_OPTIONS, *connecting)
+    return (
+        *_OPTIONS,
+        *connecting,
+        ("grpc.keepalive_time_ms", round(keepalive_s * 1000)),
+        # Both: which of them counts depends on gRPC's version.
+        ("grpc.keepalive_timeout_ms", round(keepalive_s * 500)),
+        ("grpc.http2.ping_timeout_ms", round(keepalive_s * 500)),
+    )
+
+
+def outcome_of(error: BaseException) -> Literal["failed", "unknown"]:
+    """Tell what a write that ended in `error` did: "failed", certainly nothing, or "unknown", it may yet be applied."""
+    return "failed" if isinstance(error, EtcdError) and error.definite else "unknown"
+
+
+def to_error(error: Any, endpoint: str) -> EtcdError:
+    """Give the EtcdError that says what the RpcError `error` says."""
+    code = error.code()
+    name = code.name if code is not None else "UNKNOWN"
+    text = error.details() or ""
+    return EtcdError(name, text, endpoint=endpoint, definite=is_definite(name, text))
+
+
+def closed_error(endpoint: str) -> EtcdError:
+    return EtcdError("CANCELLED", "the connection has been closed", endpoint=endpoint, definite=True)
+
+
+def split_url(endpoint_url: str) -> tuple[str, bool]:
+    """Give gRPC's target for a client URL, and whether it wants TLS."""
+    parts = urlsplit(endpoint_url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
+        raise SpecError(f"{endpoint_url!r} is not a client URL", remedy="Give http://HOST:PORT or https://HOST:PORT.")
+    return parts.netloc, parts.scheme == "https"
+
+
+def read_credentials(endpoint_url: str, tls: Tls | None) -> Any:
+    """Give the channel's credentials, or None for plaintext."""
+    if not split_url(endpoint_url)[1]:
+        return None
+    if tls is None:
+        raise SpecError(f"{endpoint_url} needs TLS, and no certificates were given")
+    try:
+        ca, key, cert = (_read_file(path) for path in (tls.ca, tls.client_key, tls.client_cert))
+    except OSError as error:
+        raise SpecError(f"the TLS file {error.filename} for {endpoint_url} cannot be read: {error.strerror}") from error
+    return grpc.ssl_channel_credentials(ca, key, cert)
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def make_stubs(channel: Any) -> dict[str, Any]:
+    """Give what sends each RPC over `channel`, by path."""
+    makers = {"unary": channel.unary_unary, "server": channel.unary_stream, "both": channel.stream_stream}
+    return {
+        path: makers[method.streams](path, serialize, method.response.FromString)
+        for path, method in _proto.METHODS.items()
+    }
