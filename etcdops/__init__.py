@@ -1,0 +1,84 @@
+"""A real etcd cluster in one command; break it on purpose, and prove what happened.
+
+    >>> import etcdops
+    >>> with etcdops.Cluster.create() as cluster:
+    ...     print(cluster.status().verdict)
+    healthy
+
+Names are loaded when they are first used: `import etcdops` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster as Cluster
+    from etcdops.drills import run as run_drill  # noqa: F401
+    from etcdops.errors import *  # noqa: F403
+    from etcdops.errors import EtcdopsError as EtcdopsError
+    from etcdops.faults.heal import heal as heal
+    from etcdops.member import Member as Member
+    from etcdops.report.verdict import Verdict as Verdict
+    from etcdops.runtimes.fake import FakeRuntime as FakeRuntime
+    from etcdops.runtimes.process import ProcessRuntime as ProcessRuntime
+    from etcdops.spec import ClusterSpec as ClusterSpec
+    from etcdops.spec import MemberSpec as MemberSpec
+    from etcdops.spec import Timing as Timing
+    from etcdops.spec import Tls as Tls
+    from etcdops.state import Store as Store
+    from etcdops.status import ClusterStatus as ClusterStatus
+
+_HOMES = {
+    "Cluster": "cluster",
+    "ClusterSpec": "spec",
+    "ClusterStatus": "status",
+    "FakeRuntime": "runtimes.fake",
+    "Member": "member",
+    "MemberSpec": "spec",
+    "ProcessRuntime": "runtimes.process",
+    "Store": "state",
+    "Timing": "spec",
+    "Tls": "spec",
+    "Verdict": "report.verdict",
+    "heal": "faults.heal",
+    "run_drill": "drills:run",
+}
+
+_ERRORS = (
+    "Aborted",
+    "BinaryError",
+    "ClusterError",
+    "ClusterNotFound",
+    "ConfirmationNeeded",
+    "EtcdError",
+    "EtcdopsError",
+    "HealFailed",
+    "Interrupted",
+    "Locked",
+    "MemberFailed",
+    "NoLeader",
+    "QuorumLost",
+    "Refused",
+    "RuntimeUnavailable",
+    "SpecError",
+    "StateError",
+    "WaitTimeout",
+)
+
+__all__ = sorted([*_HOMES, *_ERRORS])
+
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    if name in _ERRORS:
+        return getattr(import_module("etcdops.errors"), name)
+    if name not in _HOMES:
+        raise AttributeError(f"module 'etcdops' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(f"etcdops.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,164 @@
+"""`ctl`: hands the command over to a real etcdctl, with the cluster's endpoints and TLS files set.
+
+Nothing stands between the caller and etcdctl: this process *becomes* etcdctl, so arguments, stdin, stdout, stderr,
+signals and the exit code are its own. This module imports next to nothing, because it is on the way of every `ctl`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from etcdops.errors import BinaryError, ClusterNotFound, Refused, SpecError, StateError
+from etcdops.paths import find_state_dir
+
+__all__ = ["CtlPlan", "NotUp", "become", "environment", "plan", "remainder"]
+
+#: What we set for the caller, and what each of those is called as a flag. etcdctl refuses to start when it is given
+#: both ("conflicting environment variable is shadowed by corresponding command-line flag", etcd#11298), so a flag of
+#: the caller's wins by our leaving the variable out.
+_VARIABLES = {
+    "ETCDCTL_ENDPOINTS": "--endpoints",
+    "ETCDCTL_CACERT": "--cacert",
+    "ETCDCTL_CERT": "--cert",
+    "ETCDCTL_KEY": "--key",
+}
+
+#: The caller's variables that would lead etcdctl to another cluster, or to this one in another way.
+_REPLACED = (
+    *_VARIABLES,
+    "ETCDCTL_INSECURE_TRANSPORT",
+    "ETCDCTL_INSECURE_SKIP_TLS_VERIFY",
+    "ETCDCTL_DISCOVERY_SRV",
+    "ETCDCTL_DISCOVERY_SRV_NAME",
+    "ETCDCTL_INSECURE_DISCOVERY",
+)
+
+#: Subcommands that talk to no cluster.
+_LOCAL = ("help", "version", "completion")
+
+
+class NotUp(Refused):
+    """No member of the cluster accepts connections."""
+
+
+class CtlPlan:
+    """Which etcdctl to become, with which arguments and which environment."""
+
+    def __init__(self, path: str, argv: list[str], env: dict[str, str]) -> None:
+        self.path = path
+        self.argv = argv
+        self.env = env
+
+
+def remainder(argv: list[str]) -> list[str] | None:
+    """Give what follows the first `--` of a command line, or None if there is none."""
+    return argv[argv.index("--") + 1 :] if "--" in argv else None
+
+
+def plan(cluster: str, arguments: list[str]) -> CtlPlan:
+    """Find the cluster and the etcdctl for it.
+
+    Raises NotUp when no member listens, ClusterNotFound, StateError, or BinaryError when there is no etcdctl.
+    """
+    local = not arguments or arguments[0] in _LOCAL or "--help" in arguments or "-h" in arguments
+    elsewhere = _has_flag(arguments, "--endpoints")
+    record = _read(cluster, required=not (local or elsewhere))
+    endpoints = [member["client_url"] for member in record["members"]]
+    if not (local or elsewhere) and not any(_listens(url) for url in endpoints):
+        raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
+    path = _etcdctl(record["binary"], record["etcd_version"])
+    return CtlPlan(
+        path, ["etcdctl", *arguments], environment(dict(os.environ), endpoints, record["spec"]["tls"], arguments)
+    )
+
+
+def environment(
+    base: dict[str, str], endpoints: list[str], tls: dict[str, str] | None, arguments: list[str]
+) -> dict[str, str]:
+    """Give the environment for etcdctl: endpoints and TLS files are the cluster's, all the rest is the caller's."""
+    env = {key: value for key, value in base.items() if key not in _REPLACED}
+    values = {"ETCDCTL_ENDPOINTS": ",".join(endpoints)}
+    if tls:
+        values |= {"ETCDCTL_CACERT": tls["ca"], "ETCDCTL_CERT": tls["client_cert"], "ETCDCTL_KEY": tls["client_key"]}
+    env |= {key: value for key, value in values.items() if value and not _has_flag(arguments, _VARIABLES[key])}
+    return env
+
+
+def become(ctl: CtlPlan) -> None:
+    """Become etcdctl. Does not return."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(ctl.path, ctl.argv, ctl.env)
+
+
+def _has_flag(arguments: list[str], flag: str) -> bool:
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(word == flag or word.startswith(flag + "=") for word in before)
+
+
+def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  # as json gives it; see Store.load
+    """Read the record with the standard library alone: the checked way costs more than etcdctl itself takes."""
+    import json
+
+    path = os.path.join(find_state_dir(), "clusters", cluster, "cluster.json")
+    empty = {"members": [], "spec": {"tls": None}, "binary": "", "etcd_version": ""}
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        if record["schema"] > 1:
+            raise ValueError("it was written by a newer release")
+        return {key: record[key] for key in empty}
+    except FileNotFoundError:
+        if required:
+            from etcdops.spec import valid_name
+
+            valid_name(cluster)
+            raise ClusterNotFound(
+                f"there is no cluster {cluster!r} in {find_state_dir()}", remedy=_up_command(cluster)
+            ) from None
+        return empty
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StateError(f"cannot read {path}: {error}", remedy="See `status` for what is wrong with it.") from error
+
+
+def _listens(url: str) -> bool:
+    import socket
+
+    try:
+        socket.create_connection(_address(url), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _address(url: str) -> tuple[str, int]:
+    host, _, port = url.rpartition("://")[2].rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _etcdctl(binary: str, version: str) -> str:
+    path = os.path.join(binary, "etcdctl")
+    if binary and os.access(path, os.X_OK):
+        return path
+    from etcdops.binaries import etcdctl_for
+
+    found = etcdctl_for(version)
+    if not found:
+        raise BinaryError("there is no etcdctl here", remedy="`etcd.fetch` gets one.")
+    return found
+
+
+def _up_command(cluster: str) -> str:
+    program = os.path.basename(sys.argv[0]) or "etcdops"
+    program = "invoke" if program in ("inv", "invoke") else "etcdops"
+    return f"Type `{program} up-env{'' if cluster == 'lab' else ' --cluster ' + cluster}` to start it."
+
+
+def refuse_without_dashes(words: list[str]) -> SpecError:
+    """Give the error for `ctl status`, which Invoke would otherwise run as two tasks."""
+    said = " ".join(words)
+    return SpecError(
+        "`ctl` takes etcdctl's arguments after `--`" + (f", and {said!r} stands before it" if said else ""),
+        remedy=f"Type `ctl -- {said or 'member list -w table'}`.",
+    )

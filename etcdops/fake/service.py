@@ -1,0 +1,217 @@
+"""What a member in memory answers to each of etcd's calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from etcdops import _proto
+from etcdops.errors import EtcdError
+from etcdops.fake.messages import delete_of, fill, put_of, range_of, txn_of
+from etcdops.fake.watch import WatchStream
+from etcdops.ops import Compact, Grant, Op, Revoke, is_read_only
+from etcdops.versions import CURRENT
+from etcdops.wire import ServerError, ServerStream
+
+if TYPE_CHECKING:
+    from etcdops.fake.member import FakeMember
+
+__all__ = ["handlers"]
+
+#: etcd's `--max-request-bytes` as it is by default.
+_MOST_BYTES = 3 * 2**19
+
+
+def handlers(member: FakeMember) -> dict[str, Callable[[Any], Any]]:
+    """Give what `wire.serve` needs to answer as `member`, from its start now until its next end."""
+    service = _Service(member)
+    unary: dict[str, Callable[[Any], Any]] = {
+        "KV/Range": service.range,
+        "KV/Put": service.put,
+        "KV/DeleteRange": service.delete_range,
+        "KV/Txn": service.txn,
+        "KV/Compact": service.compact,
+        "Lease/LeaseGrant": service.lease_grant,
+        "Lease/LeaseRevoke": service.lease_revoke,
+        "Lease/LeaseTimeToLive": service.lease_time_to_live,
+        "Lease/LeaseLeases": service.lease_leases,
+        "Cluster/MemberList": service.member_list,
+        "Maintenance/Status": service.status,
+        "Maintenance/HashKV": service.hash_kv,
+        "Maintenance/Alarm": service.alarm,
+        "Maintenance/Defragment": service.defragment,
+        "Maintenance/MoveLeader": service.move_leader,
+    }
+    found: dict[str, Callable[[Any], Any]] = {name: partial(service.answer, call) for name, call in unary.items()}
+    found["Lease/LeaseKeepAlive"] = service.lease_keep_alive
+    found["Watch/Watch"] = service.watch
+    return {f"/etcdserverpb.{name}": call for name, call in found.items()}
+
+
+class _Service:
+    """One life of a member, from a start to the end after it."""
+
+    def __init__(self, member: FakeMember) -> None:
+        self._member = member
+        self._cluster = member.cluster
+        self._start = member.starts
+
+    def answer(self, call: Callable[[Any], Any], request: Any) -> Any:
+        """Give what `call` answers; not while the member is frozen, and never after its end."""
+        self._wait_thawed()
+        try:
+            if request.ByteSize() > _MOST_BYTES:
+                raise ServerError("INVALID_ARGUMENT", "etcdserver: request is too large")
+            return call(request)
+        except EtcdError as error:
+            raise ServerError(error.code, error.text) from None
+        finally:
+            # It may have been frozen meanwhile.
+            self._wait_thawed()
+
+    def _wait_thawed(self) -> None:
+        with self._cluster.changed:
+            self._member.wait_thawed(self._start)
+
+    def _header(self, revision: int | None = None) -> Any:
+        return _proto.ResponseHeader(
+            cluster_id=self._cluster.id,
+            member_id=self._member.id,
+            revision=self._member.model.revision if revision is None else revision,
+            raft_term=self._cluster.term,
+        )
+
+    # -- KV
+
+    def _write(self, op: Op) -> Any:
+        answer: Any = self._cluster.propose(self._member, op)
+        return fill(answer, self._header(answer.revision))
+
+    def put(self, request: Any) -> Any:
+        return self._write(put_of(request))
+
+    def delete_range(self, request: Any) -> Any:
+        return self._write(delete_of(request))
+
+    def range(self, request: Any) -> Any:
+        answer: Any = self._cluster.read(self._member, range_of(request))
+        return fill(answer, self._header(answer.revision))
+
+    def txn(self, request: Any) -> Any:
+        op = txn_of(request)
+        if not is_read_only(op):
+            return self._write(op)
+        answer: Any = self._cluster.read(self._member, op)
+        return fill(answer, self._header(answer.revision))
+
+    def compact(self, request: Any) -> Any:
+        revision: Any = self._cluster.propose(self._member, Compact(request.revision))
+        return _proto.CompactionResponse(header=self._header(revision))
+
+    # -- leases
+
+    def lease_grant(self, request: Any) -> Any:
+        op = Grant(request.ID or self._cluster.new_lease(), request.TTL)
+        lease: Any = self._cluster.propose(self._member, op)
+        return _proto.LeaseGrantResponse(header=self._header(lease.revision), ID=lease.lease_id, TTL=lease.ttl_s)
+
+    def lease_revoke(self, request: Any) -> Any:
+        revision: Any = self._cluster.propose(self._member, Revoke(request.ID))
+        return _proto.LeaseRevokeResponse(header=self._header(revision))
+
+    def lease_keep_alive(self, stream: ServerStream) -> Iterator[Any]:
+        for request in stream:
+            self._wait_thawed()
+            ttl_s = self._cluster.keep_alive(self._member, request.ID)
+            yield _proto.LeaseKeepAliveResponse(header=self._header(), ID=request.ID, TTL=ttl_s)
+
+    def lease_time_to_live(self, request: Any) -> Any:
+        self._cluster.settle(self._member)
+        model = self._member.model
+        granted_s = model.leases.get(request.ID)
+        if granted_s is None:
+            return _proto.LeaseTimeToLiveResponse(header=self._header(), ID=request.ID, TTL=-1)
+        return _proto.LeaseTimeToLiveResponse(
+            header=self._header(),
+            ID=request.ID,
+            TTL=int(self._cluster.remaining_s(request.ID)),
+            grantedTTL=granted_s,
+            keys=model.attached(request.ID) if request.keys else (),
+        )
+
+    def lease_leases(self, request: Any) -> Any:
+        self._cluster.settle(self._member)
+        leases = [_proto.LeaseStatus(ID=lease) for lease in sorted(self._member.model.leases)]
+        return _proto.LeaseLeasesResponse(header=self._header(), leases=leases)
+
+    # -- watch
+
+    def watch(self, stream: ServerStream) -> Iterator[Any]:
+        self._wait_thawed()
+        yield from WatchStream(self._member, stream, self._start, self._header)
+
+    # -- the cluster, and maintenance
+
+    def member_list(self, request: Any) -> Any:
+        if request.linearizable:
+            self._cluster.settle(self._member)
+        members = [
+            _proto.Member(
+                ID=member.id,
+                # A member that has never run has told nobody its name and its client URLs.
+                name=member.name if member.starts else "",
+                peerURLs=[member.peer_url],
+                clientURLs=[member.client_url] if member.starts else [],
+            )
+            for member in self._cluster.members.values()
+        ]
+        return _proto.MemberListResponse(header=self._header(), members=members)
+
+    def status(self, request: Any) -> Any:
+        with self._cluster.changed:
+            leader = self._cluster.leader_by(self._member)
+            # Made up, and yet it grows as a database does.
+            size = 20_480 + 128 * self._member.applied
+            return _proto.StatusResponse(
+                header=self._header(),
+                version=CURRENT,
+                dbSize=size,
+                dbSizeInUse=size,
+                leader=leader.id if leader else 0,
+                raftIndex=self._member.applied if self._member.stuck else len(self._cluster.log),
+                raftTerm=self._cluster.term,
+                raftAppliedIndex=self._member.applied,
+                errors=[] if leader else ["etcdserver: no leader"],
+            )
+
+    def hash_kv(self, request: Any) -> Any:
+        member = self._member
+        with self._cluster.changed:
+            value = member.model.hash(request.revision)
+            return _proto.HashKVResponse(
+                header=self._header(),
+                hash=value ^ 1 if self._cluster.lies.wrong_hash == member.name else value,
+                # etcd has -1 for a store that was never compacted.
+                compact_revision=member.model.compacted or -1,
+                hash_revision=request.revision or member.model.revision,
+            )
+
+    def alarm(self, request: Any) -> Any:
+        alarms = self._cluster.alarms
+        self._cluster.settle(self._member)
+        asked = {(request.memberID, request.alarm)}
+        with self._cluster.changed:
+            if request.action == 1:
+                alarms |= asked
+            elif request.action == 2:
+                alarms -= asked
+            listed = [_proto.AlarmMember(memberID=member, alarm=kind) for member, kind in sorted(alarms)]
+        return _proto.AlarmResponse(header=self._header(), alarms=listed)
+
+    def defragment(self, request: Any) -> Any:
+        return _proto.DefragmentResponse(header=self._header())
+
+    def move_leader(self, request: Any) -> Any:
+        self._cluster.transfer(self._member, request.targetID)
+        return _proto.MoveLeaderResponse(header=self._header())

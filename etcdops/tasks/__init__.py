@@ -1,0 +1,35 @@
+"""The Invoke collection: flags, one library call, and what it says. The library can do it all too."""
+
+from __future__ import annotations
+
+from invoke.collection import Collection
+
+from etcdops.tasks import clusters, drills, environment, etcd
+
+__all__ = ["namespace"]
+
+
+def _collection() -> Collection:
+    top = Collection()
+    for each in (environment.up_env, environment.down_env, environment.status, environment.ctl, environment.logs):
+        top.add_task(each)
+    for each in (*drills.drill_tasks(), drills.heal):
+        top.add_task(each)
+    drill = Collection("drill")
+    drill.add_task(drills.list_drills, name="list")
+    drill.add_task(drills.run_drill, name="run")
+    cluster = Collection("cluster")
+    cluster.add_task(clusters.list_clusters, name="list")
+    cluster.add_task(clusters.prune, name="prune")
+    binaries = Collection("etcd")
+    binaries.add_task(etcd.fetch, name="fetch")
+    for each in (drill, cluster, binaries):
+        top.add_collection(each)
+    # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
+    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "port", "output", "timeout", "offline")
+    drill_keys = ("rate", "repeat", "seed", "how")
+    top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
+    return top
+
+
+namespace = _collection()

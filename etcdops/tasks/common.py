@@ -1,0 +1,143 @@
+"""What every task shares: flags and configuration, errors and signals as exit codes, asking, and what is said where."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+
+from etcdops.errors import ConfirmationNeeded, EtcdopsError, Interrupted, SpecError
+
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster
+
+__all__ = ["HELP", "attach", "colour", "command", "confirm", "emit", "flag", "output_of", "say", "warn_unhealed"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Help texts of flags that several tasks have.
+HELP = {
+    "cluster": "which cluster (default: lab)",
+    "output": "table (for people) or json (one document)",
+    "yes": "do not ask",
+    "member": "only this member; several separated by commas",
+    "etcd-version": "which etcd, such as 3.5.16 (fixed when the cluster is created)",
+    "etcd-bin": "an etcd binary, or the directory that holds it",
+    "offline": "fetch nothing: use the etcd at hand",
+    "size": "how many members: 1, 3, 5 or 7 (fixed when the cluster is created; default: 3)",
+    "runtime": "auto, or process (fixed when the cluster is created)",
+}
+
+
+def command(body: F) -> F:
+    """Make a task end as a command should: errors and signals become messages and exit codes, never tracebacks."""
+
+    @wraps(body)
+    def ends_well(*args: Any, **kwargs: Any) -> Any:
+        from etcdops.interrupts import handled
+
+        try:
+            with handled():
+                return body(*args, **kwargs)
+        except EtcdopsError as error:
+            raise Exit(_message(error), error.exit_code) from error
+        except Interrupted as error:
+            raise Exit("interrupted", error.exit_code) from error
+        except KeyboardInterrupt:
+            raise Exit("interrupted", 130) from None
+        except BrokenPipeError:
+            # The reader (`head`, say) has enough. Nothing more can be written, not even at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise Exit(code=0) from None
+
+    return ends_well  # type: ignore[return-value]
+
+
+def _message(error: EtcdopsError) -> str:
+    return f"error: {error}" + (f"\n  -> {error.remedy}" if error.remedy else "")
+
+
+def flag(context: Context, name: str, given: str | None) -> str:
+    """Give a flag's value: as given, or from Invoke's configuration (`invoke.yaml`, INVOKE_ETCDOPS_NAME), or ""."""
+    if given is not None:
+        return given
+    value = context.config.get("etcdops", {}).get(name)
+    return "" if value is None else str(value)
+
+
+def whole_number(text: str, name: str) -> int:
+    """Give the whole number that a flag's text is; raise SpecError otherwise."""
+    try:
+        return int(text)
+    except ValueError:
+        raise SpecError(f"--{name} {text!r} is not a whole number") from None
+
+
+def output_of(context: Context, given: str | None) -> str:
+    """Give "table" or "json"; raise SpecError for anything else."""
+    chosen = flag(context, "output", given) or "table"
+    if chosen not in ("table", "json"):
+        raise SpecError(f"-o {chosen!r} is not known", remedy="Choose table or json.")
+    return chosen
+
+
+def attach(context: Context, cluster: str | None) -> Cluster:
+    """Take up the cluster that a task is about, after saying so if a dead run has left it unhealed."""
+    from etcdops.cluster import Cluster
+
+    name = flag(context, "cluster", cluster) or "lab"
+    attached = Cluster.attach(name)
+    warn_unhealed(name)
+    return attached
+
+
+def warn_unhealed(cluster: str) -> None:
+    """Say on stderr if a run that has died left a fault in force. Costs one look for a file when there is none."""
+    from etcdops.paths import find_state_dir
+
+    if not os.path.exists(os.path.join(find_state_dir(), "clusters", cluster, "unhealed.json")):
+        return
+    from etcdops.faults.heal import dead, describe
+    from etcdops.state import Store
+
+    fault = Store.find().unhealed(cluster)
+    if fault is not None and dead(fault):
+        sys.stderr.write(f"warning: {describe(fault)}\n")
+
+
+def say(text: str) -> None:
+    """Tell a person what goes on: on stderr, with the time of day."""
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+def emit(text: str) -> None:
+    """Write data to stdout."""
+    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+    sys.stdout.flush()
+
+
+def colour(stream: Any = None) -> bool:
+    """Whether colour is wanted: on a terminal, unless NO_COLOR is set (https://no-color.org) or it is a dumb one."""
+    stream = stream or sys.stdout
+    return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed. Raises ConfirmationNeeded when the answer is no, or nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfirmationNeeded(
+            f"{question} Nobody can be asked: stdin is no terminal", remedy="Nothing was done. Add --yes to go on."
+        )
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfirmationNeeded("not confirmed, so nothing was done")

@@ -1,0 +1,212 @@
+"""Tasks that run drills: drill.list, drill.run, heal, and one task for each drill, made from the registry."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
+
+from etcdops.drills import Drill, all_drills
+from etcdops.tasks.common import HELP, attach, command, emit, flag, output_of, say, whole_number
+
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster
+    from etcdops.report.verdict import Verdict
+
+__all__ = ["drill_tasks", "heal", "list_drills", "run_drill"]
+
+_HELP = {
+    "cluster": HELP["cluster"],
+    "output": "table (for people) or json (verdict.json, as one document)",
+    "rate": "writes per second on each stream, 1 to 10000 (default: 100)",
+    "repeat": "run it so many times, and show the distribution",
+    "seed": "repeat an earlier run's choices",
+    "pause": "wait for a key between steps",
+    "offline": HELP["offline"],
+}
+
+
+@task(name="list", help={"output": HELP["output"]})
+@command
+def list_drills(c: Context, output: str | None = None) -> None:
+    """List every drill: its name, what it does, and what it needs."""
+    out = output_of(c, output)
+    drills = all_drills()
+    if out == "json":
+        import msgspec
+
+        rows = [{"name": d.name, "about": d.about, "min_voters": d.min_voters} for d in drills]
+        emit(msgspec.json.format(msgspec.json.encode({"schema": 1, "drills": rows}), indent=2).decode())
+        return
+    for drill in drills:
+        emit(f"{drill.name}\n    {drill.about}\n    needs {drill.min_voters} voters")
+        for choice in drill.choices:
+            emit(f"    --{choice.name} {'|'.join(choice.values)}: {choice.help}")
+
+
+@task(positional=["name"], help={"name": "which drill; without one, they are listed", **_HELP})
+@command
+def run_drill(
+    c: Context,
+    name: str = "",
+    cluster: str | None = None,
+    output: str | None = None,
+    rate: str | None = None,
+    repeat: str | None = None,
+    seed: str | None = None,
+    pause: bool = False,
+    offline: bool = False,
+) -> None:
+    """Run a drill by its name, with its own options at their defaults: drill.run failed-leader"""
+    from etcdops.drills import find
+
+    if not name:
+        list_drills(c)
+        return
+    _run(c, find(name), _Flags(cluster, output, rate, repeat, seed, pause, offline), {})
+
+
+@task(help={"cluster": HELP["cluster"]})
+@command
+def heal(c: Context, cluster: str | None = None) -> None:
+    """Undo what a dead run left: frozen members go on, stopped ones that should run are started, its keys go."""
+    from etcdops.faults.heal import heal as healing
+
+    healed = attach(c, cluster)
+    done = healing(healed, progress=say)
+    for line in done:
+        say(line)
+    say(f"{healed.name} is as it should be" if done else f"{healed.name} was as it should be: nothing was changed")
+
+
+def drill_tasks() -> list[Task[Any]]:
+    """Give a task for each registered drill, with its options as flags."""
+    return [_task(drill) for drill in all_drills()]
+
+
+def _task(drill: Drill) -> Task[Any]:
+    def body(c: Context, **flags: Any) -> None:
+        _run(c, drill, _Flags(**{name: flags.pop(name) for name in _Flags._fields}), flags)
+
+    text = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = [*(choice.name for choice in drill.choices), "cluster", "output", "rate", "repeat", "seed"]
+    parameters = [inspect.Parameter("c", text)]
+    parameters += [inspect.Parameter(name, text, default=None) for name in names]
+    parameters += [inspect.Parameter(name, text, default=False) for name in ("pause", "offline")]
+    body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    body.__doc__ = inspect.cleandoc(drill.text)
+    body.__name__ = drill.name.replace("-", "_")
+    help_texts = {**{choice.name: _choice_help(choice.help, choice.values) for choice in drill.choices}, **_HELP}
+    made: Callable[..., None] = command(body)
+    return Task(made, name=body.__name__, help=help_texts)
+
+
+def _choice_help(text: str, values: tuple[str, ...]) -> str:
+    return f"{text} (default: {values[0]})"
+
+
+class _Flags(NamedTuple):
+    """The flags that every drill has."""
+
+    cluster: str | None
+    output: str | None
+    rate: str | None
+    repeat: str | None
+    seed: str | None
+    pause: bool
+    offline: bool
+
+
+def _run(c: Context, drill: Drill, flags: _Flags, options: dict[str, str | None]) -> None:
+    import msgspec
+
+    from etcdops.errors import SpecError
+    from etcdops.report.terminal import distribution, verdict_text
+    from etcdops.report.verdict import worst
+
+    out = output_of(c, flags.output)
+    chosen = drill.options({name: flag(c, name, value) or None for name, value in options.items()})
+    per_s = whole_number(flag(c, "rate", flags.rate) or "100", "rate")
+    if not 1 <= per_s <= 10_000:
+        raise SpecError(f"--rate {per_s} is not offered: 1 to 10000 writes per second and stream are")
+    times = whole_number(flag(c, "repeat", flags.repeat) or "1", "repeat")
+    if not 1 <= times <= 1000:
+        raise SpecError(f"--repeat {times} is not offered: 1 to 1000 are")
+    wanted = flag(c, "seed", flags.seed)
+    first = whole_number(wanted, "seed") if wanted else None
+    target = _target(c, flags)
+
+    verdicts: list[Verdict] = []
+    for i in range(times):
+        if times > 1:
+            say(f"run {i + 1} of {times}")
+        verdict = _once(drill, target, per_s, None if first is None else first + i, flags.pause, chosen)
+        verdicts.append(verdict)
+        if out == "table":
+            emit(verdict_text(verdict))
+        if verdict.verdict in ("stuck", "aborted"):
+            break
+    outages = [v.outage.write_ms for v in verdicts if v.outage and v.outage.write_ms is not None]
+    spread = distribution(outages)
+    if out == "json":
+        document: object = verdicts[0]
+        if times > 1:
+            document = {"schema": 1, "runs": verdicts, "distribution": spread}
+        emit(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    elif times > 1 and spread:
+        emit(
+            f"{len(verdicts)} runs: writes stopped for {spread.min_ms:,.0f} ms (min), {spread.median_ms:,.0f} (median),"
+            f" {spread.p90_ms:,.0f} (p90), {spread.max_ms:,.0f} (max)"
+        )
+    raise Exit(code=worst(verdicts).exit_code)
+
+
+def _once(drill: Drill, target: Cluster, rate: int, seed: int | None, pause: bool, chosen: dict[str, str]) -> Verdict:
+    from etcdops import drills
+
+    return drills.run(
+        drill.name, target, rate=rate, seed=seed, say=say, pause=_wait_for_key if pause else None, **chosen
+    )
+
+
+def _target(c: Context, flags: _Flags) -> Cluster:
+    """Give the cluster to run on. Where there is none yet, one is created, as the original lab's drill did."""
+    from etcdops.cluster import Cluster
+    from etcdops.spec import ClusterSpec, parse_size
+    from etcdops.state import Store
+
+    name = flag(c, "cluster", flags.cluster) or "lab"
+    if Store.find().exists(name):
+        return attach(c, name)
+    size = parse_size(flag(c, "size", None) or "3")
+    say(f"there is no cluster {name} yet: creating it with {size} members")
+    spec = ClusterSpec.of_size(name, size, etcd_version=flag(c, "etcd_version", None))
+    return Cluster.ensure_up(
+        spec, offline=flags.offline or flag(c, "offline", None).lower() in ("1", "true", "yes"), progress=say
+    ).cluster
+
+
+def _wait_for_key() -> None:
+    """Wait for a key on the terminal, as the original lab's pauses did; without one, go on."""
+    if not sys.stdin.isatty():
+        return
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        # Before the prompt, and without throwing away what was typed already. Ctrl-C stays a signal.
+        tty.setcbreak(descriptor, termios.TCSANOW)
+        sys.stderr.write("      press a key to go on ...")
+        sys.stderr.flush()
+        os.read(descriptor, 1)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        sys.stderr.write("\n")

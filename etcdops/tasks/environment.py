@@ -1,0 +1,275 @@
+"""Tasks about the environment: up-env, down-env, status, ctl, logs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from etcdops.tasks.common import (
+    HELP,
+    attach,
+    colour,
+    command,
+    confirm,
+    emit,
+    flag,
+    output_of,
+    say,
+    warn_unhealed,
+    whole_number,
+)
+
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster
+
+__all__ = ["ctl", "down_env", "logs", "status", "up_env"]
+
+
+def _help(*names: str, **own: str) -> dict[str, str]:
+    return {**{name: HELP[name] for name in names}, **{key.replace("_", "-"): text for key, text in own.items()}}
+
+
+@task(
+    help=_help(
+        "cluster",
+        "runtime",
+        "size",
+        "etcd-version",
+        "etcd-bin",
+        "offline",
+        "output",
+        port="first of the ports that members take (default: free ones are chosen)",
+        timeout="how many seconds the members may take to acknowledge a write (default: 60)",
+    )
+)
+@command
+def up_env(
+    c: Context,
+    cluster: str | None = None,
+    runtime: str | None = None,
+    size: str | None = None,
+    etcd_version: str | None = None,
+    etcd_bin: str | None = None,
+    port: str | None = None,
+    output: str | None = None,
+    timeout: str | None = None,
+    offline: bool = False,
+) -> None:
+    """Create the cluster if needed, start every member, and wait until a write is acknowledged.
+
+    Again on a running cluster it changes nothing; with stopped or frozen members it brings those back. What a dead
+    run of a drill left is healed first. Example: up-env --size 5 --cluster five
+    """
+    from etcdops import runtimes
+    from etcdops.cluster import Cluster
+    from etcdops.spec import ClusterSpec, parse_size
+
+    out = output_of(c, output)
+    name = flag(c, "cluster", cluster) or "lab"
+    wanted = flag(c, "size", size)
+    spec = ClusterSpec.of_size(
+        name,
+        parse_size(wanted) if wanted else 3,
+        base_port=whole_number(flag(c, "port", port) or "0", "port"),
+        etcd_version=flag(c, "etcd_version", etcd_version),
+        etcd_bin=flag(c, "etcd_bin", etcd_bin),
+    )
+    kind, reason = runtimes.choose(flag(c, "runtime", runtime))
+    warn_unhealed(name)
+    if reason:
+        say(reason)
+    started = Cluster.ensure_up(
+        spec,
+        runtime=kind if runtime or flag(c, "runtime", runtime) else "",
+        size=parse_size(size) if size else 0,
+        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
+        timeout_s=float(whole_number(flag(c, "timeout", timeout) or "60", "timeout")),
+        progress=say,
+    )
+    up = started.cluster
+    if started.created:
+        say(f"{name} is up: created and started {', '.join(started.started)} (etcd {up.record.etcd_version})")
+    elif started.started:
+        say(f"{name} is up: started {', '.join(started.started)}")
+    else:
+        say(f"{name} was up already: nothing was changed")
+    _warn_about(up)
+    emit(_up_json(up) if out == "json" else _up_text(up))
+
+
+def _warn_about(cluster: Cluster) -> None:
+    from etcdops import versions
+    from etcdops.status import even_size
+
+    count, version = len(cluster.record.members), cluster.record.etcd_version
+    if count % 2 == 0:
+        sys.stderr.write(f"warning even-size: {even_size(count)}\n")
+    if version and versions.is_unsafe(versions.parse_version(version)):
+        worst = next(b for b in versions.findings(versions.parse_version(version)) if b.severity == "unsafe")
+        sys.stderr.write(
+            f"warning known-bad: etcd {version}: {worst.effect} ({worst.source}); fine for a lab."
+            " `etcd.fetch` gets a current one for clusters created from then on\n"
+        )
+
+
+def _up_text(cluster: Cluster) -> str:
+    record = cluster.record
+    width = max(len(member.name) for member in record.members)
+    lines = [f"{m.name:<{width}}  {m.client_url}  {cluster.runtime.described(record, m)}" for m in record.members]
+    first = record.members[0].client_url
+    tls = record.spec.tls
+    lines += ["", f"export ETCDCTL_ENDPOINTS={','.join(cluster.endpoints)}"]
+    certificates = ""
+    if tls:
+        lines.append(f"export ETCDCTL_CACERT={tls.ca} ETCDCTL_CERT={tls.client_cert} ETCDCTL_KEY={tls.client_key}")
+        certificates = f"--cacert {tls.ca} --cert {tls.client_cert} --key {tls.client_key} "
+    # The JSON API takes keys and values in base64: these are "hello" and "world".
+    body = '{"key": "aGVsbG8=", "value": "d29ybGQ="}'
+    lines.append(f"curl -s {certificates}-X POST {first}/v3/kv/put -d '{body}'")
+    return "\n".join(lines)
+
+
+def _up_json(cluster: Cluster) -> str:
+    import msgspec
+
+    return _json(msgspec.json.encode(cluster.status()))
+
+
+def _json(document: bytes) -> str:
+    import msgspec
+
+    return msgspec.json.format(document, indent=2).decode()
+
+
+@task(
+    help=_help(
+        "cluster",
+        "yes",
+        purge="also delete the cluster with its data, after naming what goes and asking",
+        timeout="how many seconds a member may take to end before it is killed (default: 30)",
+    )
+)
+@command
+def down_env(
+    c: Context, cluster: str | None = None, timeout: str | None = None, purge: bool = False, yes: bool = False
+) -> None:
+    """Stop every member and keep the data; up-env finds it again.
+
+    With --purge, delete the cluster and its data as well: what goes is named, and asked about unless --yes is given.
+    """
+    down = attach(c, cluster)
+    if purge:
+        sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
+        confirm(f"Delete cluster {down.name} with all its data?", yes=yes)
+        down.purge(progress=say)
+        say(f"{down.name} is gone")
+        return
+    stopped = down.down(timeout_s=float(whole_number(flag(c, "timeout", timeout) or "30", "timeout")), progress=say)
+    if stopped:
+        say(f"stopped {', '.join(stopped)}; the data is kept, and `up-env` finds it again")
+    else:
+        say(f"{down.name} was down already: nothing was changed")
+
+
+@task(
+    help=_help(
+        "cluster",
+        "output",
+        watch="look again every so many seconds, until Ctrl-C (default with a bare --watch: 2)",
+    ),
+    optional=["watch"],
+)
+@command
+def status(c: Context, cluster: str | None = None, output: str | None = None, watch: str | None = None) -> None:
+    """Show what every member says, now: one verdict line, one table, and warnings with codes.
+
+    Asks every member at once and is back within two seconds, frozen members or not. Never writes. Exit codes: 0 every
+    voter serves, 4 degraded but serving, 5 no quorum.
+    """
+    out = output_of(c, output)
+    seen = attach(c, cluster)
+    if not watch:
+        now = seen.status()
+        emit(_status(now, out))
+        raise Exit(code=now.exit_code)
+    _watch(seen, out, _seconds(watch))
+
+
+def _seconds(watch: str | bool) -> float:
+    from etcdops.errors import SpecError
+
+    try:
+        seconds = 2.0 if watch is True else float(watch)
+    except ValueError:
+        raise SpecError(f"--watch {watch!r} is not a number of seconds") from None
+    if not 0.1 <= seconds <= 3600:
+        raise SpecError(f"--watch {seconds:g} is not offered: 0.1 to 3600 seconds are")
+    return seconds
+
+
+def _watch(cluster: Cluster, out: str, every_s: float) -> None:
+    import time
+
+    while True:
+        text = _status(cluster.status(), out)
+        # Clears the screen only where there is one; elsewhere one status follows the other.
+        emit(f"\x1b[H\x1b[2J{text}" if sys.stdout.isatty() else text)
+        time.sleep(every_s)
+
+
+def _status(now, out: str) -> str:  # type: ignore[no-untyped-def]
+    if out == "json":
+        import msgspec
+
+        return _json(msgspec.json.encode(now))
+    from shutil import get_terminal_size
+
+    from etcdops.report.terminal import status_text
+
+    width = max(get_terminal_size((160, 24)).columns, 120)
+    return status_text(now, width=width, colour=colour())
+
+
+@task(help=_help("cluster"))
+def ctl(c: Context, cluster: str | None = None) -> None:
+    """Run etcdctl with the cluster's endpoints: ctl -- member list -w table
+
+    Everything after `--` is etcdctl's: arguments, stdin, stdout, stderr, signals and the exit code pass untouched.
+    Your own --endpoints wins.
+    """
+    from etcdops.cli import hand_over
+
+    raise Exit(code=hand_over(flag(c, "cluster", cluster) or "lab", sys.argv))
+
+
+@task(
+    help=_help(
+        "cluster",
+        "member",
+        follow="go on as the members write, until Ctrl-C",
+        since="only from then on: 90s, 10m, 2h, or 2026-01-31T12:00:00Z",
+    )
+)
+@command
+def logs(
+    c: Context, cluster: str | None = None, member: str | None = None, since: str | None = None, follow: bool = False
+) -> None:
+    """Show the members' logs, merged by time, each line with its member's name."""
+    from etcdops.logs import follow as following
+    from etcdops.logs import merged, parse_since
+
+    seen = attach(c, cluster)
+    start = parse_since(since) if since else None
+    names = [name for name in (member or "").split(",") if name] or list(seen.record.spec.names)
+    records = [seen.member(name).record for name in names]
+    lines = (following if follow else merged)(seen.runtime, records, since=start)
+    width = max(map(len, names))
+    for line in lines:
+        sys.stdout.write(f"{line.member:<{width}} | {line.text}\n")
+        if follow:
+            sys.stdout.flush()
+    sys.stdout.flush()

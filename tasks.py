@@ -1,0 +1,1 @@
+from etcdops.tasks import namespace  # noqa: F401, D100

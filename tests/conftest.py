@@ -1,0 +1,159 @@
+"""What all tests share: a clean environment, a command line to drive, and every runtime that this machine offers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+# gRPC must learn that we fork before it is imported, whichever test comes first.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
+from etcdops import runtimes
+from etcdops.state import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+pytest_plugins = ["pytester"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-runtime",
+        default="",
+        metavar="NAME,...",
+        help="fail, instead of skipping, where one of these runtimes is absent",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    unknown = set(_required(config)) - set(runtimes.names())
+    if unknown:
+        raise pytest.UsageError(f"--require-runtime: there is no runtime {', '.join(sorted(unknown))}")
+
+
+def _required(config: pytest.Config) -> list[str]:
+    return [name for name in config.getoption("--require-runtime").split(",") if name]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees this machine's configuration, caches, clusters or proxies, or goes beyond loopback."""
+    home = tmp_path_factory.mktemp("home")
+    patch = pytest.MonkeyPatch()
+    for name in list(os.environ):
+        if name.startswith(("ETCD", "INVOKE_", "XDG_")) or name.lower().endswith("_proxy"):
+            patch.delenv(name)
+    patch.setenv("HOME", str(home))
+    patch.setenv("ETCDOPS_OFFLINE", "1")
+    patch.delenv("NO_COLOR", raising=False)
+    yield
+    patch.undo()
+
+
+@pytest.fixture(params=runtimes.names())
+def etcd_cluster_runtime(request: pytest.FixtureRequest) -> str:
+    """Every runtime in turn; one that this machine lacks is skipped with its reason, or fails if it is required."""
+    name: str = request.param
+    if reason := runtimes.get(name).unavailable():
+        required = name in _required(request.config)
+        (pytest.fail if required else pytest.skip)(f"{name}: {reason}")
+    return name
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A state directory of the test's own."""
+    return Store(tmp_path / "state")
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class CommandLine:
+    """Runs `etcdops` (or `invoke`) in a directory of its own, and leaves nothing running there."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self.env = dict(os.environ)
+        bin_dir = Path(sys.executable).parent
+        self.etcdops = str(bin_dir / "etcdops")
+        self.invoke = str(bin_dir / "invoke")
+        self._started: list[subprocess.Popen[str]] = []
+
+    def argv(self, *args: str, program: str = "etcdops") -> list[str]:
+        """Give the argv of a command."""
+        return [getattr(self, program), *args]
+
+    def __call__(
+        self, *args: str, program: str = "etcdops", stdin: str | None = "", timeout_s: float = 90, **env: str
+    ) -> Ended:
+        """Run a command to its end and give how it ended."""
+        done = subprocess.run(
+            self.argv(*args, program=program),
+            cwd=self.cwd,
+            env={**self.env, **env},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+        )
+        assert "Traceback (most recent call last)" not in done.stderr, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: str, program: str = "etcdops", **popen: Any) -> subprocess.Popen[str]:
+        """Start a command and give its process."""
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(
+            self.argv(*args, program=program), cwd=self.cwd, env=self.env, text=True, **{**options, **popen}
+        )
+        self._started.append(process)
+        return process
+
+    @property
+    def store(self) -> Store:
+        """The state directory of this place."""
+        return Store(self.cwd / ".etcdops")
+
+    def purge(self) -> None:
+        """End what was started, then stop and delete every cluster of this place."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        for name in self.store.names():
+            self("down-env", "--purge", "--yes", "--cluster", name)
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    """A command line in a fresh directory with the project's tasks.py; its clusters are gone afterwards."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "tasks.py").write_text((ROOT / "tasks.py").read_text())
+    line = CommandLine(place)
+    yield line
+    line.purge()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Wait for a condition, with a deadline."""
+    import time
+
+    def wait(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "the condition") -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what} was not met within {timeout_s:.0f} s"
+            time.sleep(0.02)
+
+    return wait
