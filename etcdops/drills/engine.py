@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from etcdops import calls, interrupts, wire
+from etcdops import calls, interrupts, versions, wire
 from etcdops.drills.leadership import Leadership, check_one_leader
 from etcdops.drills.scene import Deviation, Scene
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed, Interrupted, Refused
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-#: How long the steady state may take to be met, once everything runs: an election, and some.
-_STEADY_S = 10.0
+#: How long the steady state may take to be met, once everything runs, in election timeouts.
+_STEADY = 10
 
 #: Fault-free traffic before the fault. As long as an ordinary fault, so that the noise floor comes from equal windows.
 _BASELINE_S = 3.0
@@ -170,32 +170,35 @@ class _Run:
                 self.cluster.want_running()
                 mark(self.cluster, self.id, NO_FAULT, "")
                 return self._judged()
-            except HealFailed as error:
-                return self._stuck(error)
             except KeyboardInterrupt as error:
                 name = f"signal {error.signum}" if isinstance(error, Interrupted) else "Ctrl-C"
                 self.journal.note("interrupted", detail=name)
-                self._last_heal()
-                self.checks.append(Check("ran to its end", "inconclusive", f"interrupted by {name}, and healed"))
-                self._verdict("inconclusive", self._history(), None)
+                verdict = self._unfinished(f"interrupted by {name}")
+                if verdict.verdict == "stuck":
+                    return verdict
                 raise
-            finally:
-                # A fault's own `finally` can be hit by the one signal that is raised, this one cannot any more.
-                self._last_heal()
+            except HealFailed as error:
+                return self._stuck(error)
+            except EtcdopsError as error:
+                self.journal.note("failed", detail=str(error))
+                return self._unfinished(str(error))
 
     def _healing_note(self) -> str:
         return f"healing {self.cluster.name}: up to 30 s for its members to serve again; nothing is left frozen"
 
-    def _last_heal(self) -> None:
-        fault = self.cluster.store.unhealed(self.cluster.name)
-        if fault is not None and fault.run == self.id:
-            try:
-                put_right(self.cluster, progress=self.say)
-                forget_keys(self.cluster, self.id)
-            except HealFailed as error:
-                self._stuck(error)
-                raise
-            self.cluster.store.clear_unhealed(self.cluster.name)
+    def _unfinished(self, why: str) -> Verdict:
+        """Heal once more, and judge a run that did not come to its end.
+
+        A fault heals itself on the way here, unless the one signal that is ever raised came just as it began to.
+        """
+        try:
+            put_right(self.cluster, progress=self.say)
+            forget_keys(self.cluster, self.id)
+        except HealFailed as error:
+            return self._stuck(error)
+        self.cluster.store.clear_unhealed(self.cluster.name)
+        self.checks.append(Check("ran to its end", "inconclusive", f"{why}; healed"))
+        return self._verdict("inconclusive", self._history(), None)
 
     def _stuck(self, error: HealFailed) -> Verdict:
         self.journal.note("stuck", detail=str(error))
@@ -207,7 +210,7 @@ class _Run:
     def _steady_state(self) -> str:
         """Wait for the steady state; give what is wrong when it is not met, "" when it is."""
         self.say("steady state: every voter serves, one leads, no alarm")
-        deadline = time.monotonic() + _STEADY_S
+        deadline = time.monotonic() + _STEADY * self.cluster.record.spec.timing.election_ms / 1000
         while True:
             status = self.cluster.status()
             wrong = [f"{member.name} is {member.health}" for member in status.members if member.health != "healthy"] + [
@@ -388,7 +391,11 @@ class _Run:
             verdict=verdict,
             seed=self.seed,
             cluster=ClusterInfo(
-                record.spec.name, record.runtime, record.etcd_version, tuple(m.name for m in record.members)
+                record.spec.name,
+                record.runtime,
+                record.etcd_version,
+                tuple(m.name for m in record.members),
+                _known_bad(record.etcd_version),
             ),
             fault=fault,
             outage=outage,
@@ -412,3 +419,10 @@ class _Run:
 
     def _ms(self, t_ns: int) -> float:
         return round((t_ns - self.began_ns) / 1e6, 3)
+
+
+def _known_bad(version: str) -> tuple[str, ...]:
+    if not version:
+        return ()
+    bad = versions.findings(versions.parse_version(version))
+    return tuple(f"{one.effect} ({one.source})" for one in bad if one.severity == "unsafe")

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Deviation", "Scene"]
 
-#: Longer than any election that ends: ten election timeouts, and never less than this many seconds.
-_PATIENCE_S = 15.0
+#: Longer than any election that ends, in election timeouts.
+_PATIENCE = 15
 
 #: How long writes go on without the member, so that enough is seen of that time.
 _HOLD_S = 0.5
@@ -67,7 +67,7 @@ class Scene:
         self._pause = pause
         self._term = 0
         timing = cluster.record.spec.timing
-        self._patience_s = max(_PATIENCE_S, timing.election_ms / 100)
+        self._patience_s = _PATIENCE * timing.election_ms / 1000
 
     @contextmanager
     def step(self, label: str, by_hand: str = "") -> Iterator[None]:

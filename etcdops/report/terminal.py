@@ -61,9 +61,9 @@ def verdict_text(verdict: Verdict) -> str:
         affected = verdict.fault.member if verdict.fault else ""
         lines += [
             f"  outage   writes stopped for {ms(outage.write_ms)} ms{worst}{predicted}",
-            f"           resolution {ms(outage.resolution_ms)} ms, noise {ms(outage.noise_ms)} ms without a fault{short}",
+            f"           resolution {ms(outage.resolution_ms)} ms, noise {ms(outage.noise_ms)} ms{short}",
             f"           failing over: writes {ms(outage.failover_write_ms)} ms, reads {ms(outage.read_ms)} ms",
-            f"           unavailable {ms(outage.unavailable_ms)} ms; {affected} itself {ms(outage.affected_member_ms)} ms",
+            f"           unavailable {ms(outage.unavailable_ms)} ms; {affected}: {ms(outage.affected_member_ms)} ms",
         ]
     lines.append(
         f"  writes   {writes.acknowledged:,} acknowledged, {writes.lost:,} lost, {writes.failed:,} failed,"
@@ -73,6 +73,9 @@ def verdict_text(verdict: Verdict) -> str:
         label = "  checks   " if i == 0 else "           "
         detail = f": {check.detail}" if check.result != "passed" else ""
         lines.append(f"{label}{_MARKS[check.result]:<6} {check.name}{detail}")
+    if verdict.cluster.known_bad:
+        version = verdict.cluster.etcd_version
+        lines.append(f"  etcd     {version} is known-bad; a failed check may be its: {verdict.cluster.known_bad[0]}")
     lines.append(f"  report   {verdict.report}")
     return "\n".join(lines)
 

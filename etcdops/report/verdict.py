@@ -18,12 +18,13 @@ EXIT_CODES = {"passed": 0, "aborted": 3, "inconclusive": 6, "deviated": 1, "stuc
 
 
 class ClusterInfo(msgspec.Struct, frozen=True):
-    """On what the drill ran."""
+    """On what the drill ran. `known_bad` says what this version of etcd is known to do when members crash."""
 
     name: str
     runtime: str
     etcd_version: str
     members: tuple[str, ...]
+    known_bad: tuple[str, ...] = ()
 
 
 class FaultInfo(msgspec.Struct, frozen=True):

@@ -1,0 +1,78 @@
+"""With mutual TLS, everything goes on as without: members, wire, etcd3, ctl, status and the drill."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import trustme
+
+from etcdops import wire
+from etcdops.cluster import Cluster
+from etcdops.errors import EtcdError
+from etcdops.spec import ClusterSpec, MemberSpec, Tls
+from tests.conftest import CommandLine
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ClusterSpec:
+    """A cluster of three with certificates from an authority of the test's own."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+
+    def issue(name: str) -> tuple[str, str]:
+        issued = authority.issue_cert("127.0.0.1", "localhost", common_name=name)
+        cert, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
+        # etcd takes the chain and the key from files of their own.
+        issued.cert_chain_pems[0].write_to_path(str(cert))
+        issued.private_key_pem.write_to_path(str(key))
+        key.chmod(0o600)
+        return str(cert), str(key)
+
+    plain = ClusterSpec.of_size("lab")
+    members = tuple(MemberSpec(name, cert=cert, key=key) for name in plain.names for cert, key in [issue(name)])
+    cert, key = issue("operator")
+    return ClusterSpec("lab", members, tls=Tls(str(tmp_path / "ca.pem"), cert, key))
+
+
+def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) -> None:
+    """The leader drill on a cluster with mutual TLS, and every task beside it, from the command line."""
+    cluster = Cluster.create(spec, store=cli.store)
+    assert all(url.startswith("https://") for url in cluster.endpoints)
+    up = cli("up-env")
+    assert up.code == 0, up.err
+    assert f"export ETCDCTL_CACERT={spec.tls.ca if spec.tls else ''}" in up.out
+    pasted = next(line for line in up.out.splitlines() if line.startswith("curl "))
+    answer = subprocess.run(["sh", "-c", pasted], capture_output=True, text=True, timeout=20, check=True)
+    assert "revision" in json.loads(answer.stdout)["header"]
+
+    drill = cli("failed-leader", "--rate", "20", "-o", "json")
+    verdict = json.loads(drill.out)
+    assert drill.code == 0, [check for check in verdict["checks"] if check["result"] != "passed"]
+    assert verdict["writes"]["lost"] == 0
+    assert cli("status").code == 0
+    assert cli("ctl", "--", "get", "hello", ETCDCTL_CACERT="/nowhere", ETCDCTL_ENDPOINTS="http://x:1").out == (
+        "hello\nworld\n"
+    )
+    client = cluster.client()
+    client.put("k", "v")
+    assert client.get("k")[0] == b"v"
+
+
+def test_a_client_without_a_certificate_is_turned_away(cli: CommandLine, spec: ClusterSpec, tmp_path: Path) -> None:
+    """Mutual means mutual: a certificate from another authority, or none, gets no answer."""
+    cluster = Cluster.create(spec, store=cli.store)
+    cluster.up()
+    other = trustme.CA().issue_cert("intruder")
+    other.cert_chain_pems[0].write_to_path(str(tmp_path / "other.pem"))
+    other.private_key_pem.write_to_path(str(tmp_path / "other.key"))
+    assert spec.tls is not None
+    stranger = Tls(spec.tls.ca, str(tmp_path / "other.pem"), str(tmp_path / "other.key"))
+    with wire.Connection(cluster.endpoints[0], stranger) as connection, pytest.raises(EtcdError) as refused:
+        connection.put(b"k", b"v", timeout_s=2.0)
+    assert refused.value.code == "UNAVAILABLE"
+    with_own = wire.Connection(cluster.endpoints[0], spec.tls)
+    with with_own:
+        assert with_own.range(b"k", timeout_s=2.0).count == 0
