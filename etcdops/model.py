@@ -10,8 +10,8 @@ has neither threads nor I/O, and answers whole: every field of etcd's answer, th
     >>> answer.deleted, len(events), model.revision
     (1, 1, 2)
 
-It follows etcd 3.4 to 3.6: api/v3rpc/key.go, apply and txn in etcdserver, and mvcc. `tests/suite` holds it against a
-real etcd.
+It follows api/v3rpc/key.go, apply and txn in etcdserver, and mvcc, as etcd 3.5 has them; `tests/suite` holds it against
+a real etcd.
 """
 
 from __future__ import annotations
@@ -187,6 +187,9 @@ class Model:
 
     def span(self, start: bytes, end: bytes = b"", revision: int = 0) -> list[KeyValue]:
         """Give what exists in `[start, end)`, by key, now or at `revision`; range ends are those of Range."""
+        if not end:
+            kv = self.get(start, revision)
+            return [] if kv is None else [kv]
         if not revision:
             return [self._current[key] for key in _within(self._live, start, end)]
         seen = (self.get(key, revision) for key in _within(self._known, start, end))
@@ -328,6 +331,9 @@ class _Scratch:
         return self._changed[key] if key in self._changed else self._model.get(key)
 
     def _span(self, start: bytes, end: bytes) -> list[KeyValue]:
+        if not end:
+            kv = self._get(start)
+            return [] if kv is None else [kv]
         kvs = self._model.span(start, end)
         touched = _within(sorted(self._changed), start, end)
         if touched:

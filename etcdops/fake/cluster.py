@@ -27,6 +27,8 @@ __all__ = ["FakeCluster"]
 #: Calls that may wait in one member for a leader or a quorum; etcd refuses more, too, as what it applies falls behind.
 MOST_WAITING = 160
 
+_HONEST = Lies()
+
 
 class FakeCluster:
     """Members in memory that agree.
@@ -40,7 +42,7 @@ class FakeCluster:
         self, cluster_id: str, names: Iterable[str], *, lies: Lies, election_s: float, request_timeout_s: float
     ) -> None:
         self.id = stable_id(cluster_id)
-        self.lies = lies
+        self._lies = lies
         self.changed = threading.Condition()
         self.members = {name: FakeMember(self, name, stable_id(cluster_id, name)) for name in names}
         #: What is committed; None is the entry with which a leader begins its term.
@@ -60,6 +62,11 @@ class FakeCluster:
         self._reads = 0
         self._faulted = False
         _clusters.add(self)
+
+    @property
+    def lies(self) -> Lies:
+        """What is lied about now."""
+        return _HONEST if self._lies.after_fault and not self._faulted else self._lies
 
     @property
     def quorum(self) -> int:
@@ -199,7 +206,7 @@ class FakeCluster:
 
     def _is_lost(self, op: Op) -> bool:
         every = self.lies.lose_every
-        if not (every and isinstance(op, Put)) or (self.lies.lose_after_fault and not self._faulted):
+        if not (every and isinstance(op, Put)):
             return False
         self._puts += 1
         return self._puts % every == 0

@@ -12,14 +12,15 @@ __all__ = ["Lies"]
 class Lies(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """What a fake cluster lies about: nothing, unless it is told to. A field may be changed while members run.
 
-    >>> Lies(lose_every=10, lose_after_fault=True).lose_every
+    >>> Lies(lose_every=10, after_fault=True).lose_every
     10
     """
 
+    #: None of the others is told before a member has been killed, stopped or paused: a drill's steady state is met.
+    after_fault: bool = False
+
     #: Every n-th Put is acknowledged, with the revision that it would have had, and applied by no member. 0: none.
     lose_every: int = 0
-    #: `lose_every` begins to count only when a member has been killed, stopped or paused.
-    lose_after_fault: bool = False
     #: The first member that runs and does not lead says in its status that it leads too, in the same term.
     two_leaders: bool = False
     #: A member that was killed and is started again: "dead" logs why and is not there; "mute" runs, and serves nothing.

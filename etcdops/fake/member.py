@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from etcdops.errors import EtcdError
+from etcdops.errors import EtcdError, MemberFailed
 from etcdops.model import Answer, Model
 from etcdops.ops import Op, Put, Txn, TxnOp
 from etcdops.runtimes.base import MemberState
@@ -57,13 +57,16 @@ class FakeMember:
     # -- its life
 
     def start(self) -> None:
-        """Start it, and serve at its client URL. Raises Refused if something else listens there."""
+        """Start it, and serve at its client URL.
+
+        Raises Refused if something else listens there, and MemberFailed if it runs already.
+        """
         from etcdops.fake.service import handlers
 
         cluster, lies = self.cluster, self.cluster.lies
         with cluster.changed:
             if self.state != "stopped":
-                return
+                raise MemberFailed(f"member {self.name} runs already, so a second start of it would fail")
             returns_from_kill, self._killed = self._killed, False
             self.starts += 1
             self.say("info", "starting etcd server", name=self.name, **{"local-member-id": hex_id(self.id)})

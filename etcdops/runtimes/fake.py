@@ -60,7 +60,8 @@ class FakeRuntime:
         self._records: dict[str, ClusterRecord] = {}
         # Members by where their data is.
         self._members: dict[str, FakeMember] = {}
-        self._placed: set[int] = set()
+        # Ports that are spoken for, by cluster: a cluster's members need not have been started yet.
+        self._placed: dict[str, set[int]] = {}
 
     @property
     def lies(self) -> Lies:
@@ -82,26 +83,25 @@ class FakeRuntime:
             raise Refused(
                 "members in memory do not speak TLS", remedy="Use the runtime process for a cluster with TLS."
             )
+        spoken_for = set().union(*(ports for other, ports in self._placed.items() if other != cluster_id))
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
         for port in sorted(pinned):
-            if port in self._placed or not _is_free(port):
+            if port in spoken_for or not _is_free(port):
                 raise Refused(f"port {port} is in use, so no member can listen there")
-        free = (p for p in random.sample(_PORTS, len(_PORTS)) if p not in self._placed | pinned and _is_free(p))
-        members = []
-        for member in spec.members:
-            client, peer = member.client_port or next(free), member.peer_port or next(free)
-            self._placed |= {client, peer}
-            members.append(
-                MemberRecord(
-                    name=member.name,
-                    host="local",
-                    client_url=f"http://127.0.0.1:{client}",
-                    peer_url=f"http://127.0.0.1:{peer}",
-                    data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
-                    log="",
-                )
+        free = (p for p in random.sample(_PORTS, len(_PORTS)) if p not in spoken_for | pinned and _is_free(p))
+        members = tuple(
+            MemberRecord(
+                name=member.name,
+                host="local",
+                client_url=f"http://127.0.0.1:{member.client_port or next(free)}",
+                peer_url=f"http://127.0.0.1:{member.peer_port or next(free)}",
+                data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
+                log="",
             )
-        return tuple(members)
+            for member in spec.members
+        )
+        self._placed[cluster_id] = {_port(url) for m in members for url in (m.client_url, m.peer_url)}
+        return members
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their client port, with that port."""
@@ -111,7 +111,10 @@ class FakeRuntime:
     # -- members
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
-        """Start the named members and give the record with their new references. Raises Refused for a taken port."""
+        """Start the named members, or none of them, and give the record with their new references.
+
+        Raises Refused when something else holds a port, and MemberFailed for a member that runs already.
+        """
         cluster = self._cluster(record)
         started: list[FakeMember] = []
         try:
@@ -198,11 +201,11 @@ class FakeRuntime:
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""
         cluster = self._clusters.pop(record.id, None)
         self._records.pop(record.id, None)
+        self._placed.pop(record.id, None)
         for member in cluster.members.values() if cluster else ():
             member.kill()
         for recorded in record.members:
             self._members.pop(recorded.data.place, None)
-            self._placed -= {_port(recorded.client_url), _port(recorded.peer_url)}
 
     # -- for people
 

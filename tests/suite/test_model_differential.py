@@ -31,6 +31,7 @@ ENDS = [b"", b"", b"a\0", b"aa", b"b", b"c", b"d", b"\0"]
 VALUES = [b"", b"0", b"1", b"2"]
 
 _SIGNS = {"=": "EQUAL", "!=": "NOT_EQUAL", "<": "LESS", ">": "GREATER"}
+_SORT_TARGETS = ["key", "version", "create_revision", "mod_revision", "value"]
 _TARGETS = {"create_revision": "CREATE", "mod_revision": "MOD"}
 
 
@@ -171,7 +172,7 @@ class _Chooser:
         )
         if self._flag(0.3):
             # Only what cannot tie: Go's sort is not stable.
-            target = self._random.choice(["key", "key", "mod_revision"]) if self._unique() else "key"
+            target = self._random.choice([target for target in _SORT_TARGETS if self._unique(op, target)])
             op = op._replace(sort_order=self._random.choice(["none", "ascend", "descend"]), sort_target=target)
         if self._flag(0.1):
             bounds = sorted(self._revision() for _ in range(2))
@@ -181,9 +182,9 @@ class _Chooser:
             op = op._replace(min_create_revision=bounds[0], max_create_revision=bounds[1])
         return op
 
-    def _unique(self) -> bool:
-        revisions = [kv.mod_revision for kv in self._model.span(b"\0", b"\0")]
-        return len(set(revisions)) == len(revisions)
+    def _unique(self, op: Range, target: str) -> bool:
+        kvs = self._model.span(op.key, op.range_end, op.revision)
+        return len({getattr(kv, target) for kv in kvs}) == len(kvs)
 
     def _txn(self, depth: int) -> Txn:
         return Txn(

@@ -51,7 +51,7 @@ def test_an_honest_cluster_passes(store: Store, how: str) -> None:
 
 def test_a_lost_write_is_found(store: Store) -> None:
     """A write that was acknowledged and is not there makes the run deviate, and is counted and named."""
-    verdict = run(store, Lies(lose_every=50, lose_after_fault=True))
+    verdict = run(store, Lies(lose_every=50, after_fault=True))
     assert verdict.verdict == "deviated"
     assert verdict.exit_code == 1
     assert verdict.writes.lost > 0

@@ -92,13 +92,15 @@ def test_lose_every(start: Start) -> None:
     assert len(set(_hashes(cluster).values())) == 1
 
 
-def test_lose_after_fault(start: Start) -> None:
-    """With it, puts are lost only once a member has been taken away."""
-    cluster = start(lose_every=1, lose_after_fault=True)
+def test_after_fault(start: Start) -> None:
+    """With it, nothing is a lie until a member has been taken away."""
+    cluster = start(lose_every=1, two_leaders=True, after_fault=True)
     _put(cluster, b"before")
+    assert cluster.status().warnings == ()
     cluster.member("deadpool").kill()
     _put(cluster, b"after")
     assert (_read(cluster, b"before")[1], _read(cluster, b"after")[1]) == ([b"1"], [])
+    assert [finding.code for finding in cluster.status().warnings] == ["two-leaders"]
 
 
 def test_two_leaders(start: Start) -> None:

@@ -139,6 +139,9 @@ def test_a_member_that_was_started_since_is_another(cluster: Cluster, runtime: F
     runtime.kill(old.member("thor"))
     assert thor.state() == "running"
     assert runtime.adopt(old) == cluster.record
+    with pytest.raises(MemberFailed, match="runs already"):
+        runtime.start(cluster.record, ["thor"])
+    assert thor.state() == "running"
 
 
 def test_two_clusters_live_side_by_side(cluster: Cluster, runtime: FakeRuntime, tmp_path: Path) -> None:
@@ -175,11 +178,31 @@ def test_ports_that_are_taken_are_refused(runtime: FakeRuntime, tmp_path: Path) 
         assert list(runtime.leftovers()) == []
 
 
-def test_tls_is_refused(runtime: FakeRuntime, tmp_path: Path) -> None:
+def test_a_cluster_may_be_placed_again(runtime: FakeRuntime) -> None:
+    """Placing changes nothing for the cluster itself, and keeps its ports from others."""
+    spec = ClusterSpec.of_size("x", 1, base_port=_free_port_pair())
+    assert runtime.place(spec, "first", "") == runtime.place(spec, "first", "")
+    with pytest.raises(Refused, match="in use"):
+        runtime.place(spec, "second", "")
+
+
+def _free_port_pair() -> int:
+    for port in range(21000, 31000, 2):
+        with socket.socket() as first, socket.socket() as second:
+            try:
+                first.bind(("127.0.0.1", port))
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two ports beside each other are free")
+
+
+def test_tls_is_refused(runtime: FakeRuntime) -> None:
     """It speaks plaintext, and says so before anything is made."""
     spec = ClusterSpec("x", (MemberSpec("thor", cert="c", key="k"),), tls=Tls("a", "c", "k"))
     with pytest.raises(Refused, match="do not speak TLS"):
-        Cluster.create(spec, runtime=runtime, store=Store(tmp_path))
+        runtime.place(spec, "id", "")
 
 
 def test_a_killed_member_refuses_connections_and_comes_back_on_its_port(cluster: Cluster) -> None:
@@ -260,6 +283,24 @@ def test_without_a_quorum_nothing_is_agreed(cluster: Cluster) -> None:
     assert _get(survivor, b"k") == b"1"
 
 
+def test_a_call_that_a_freeze_overtakes_is_not_answered_either(
+    cluster: Cluster, runtime: FakeRuntime, wait_until: Callable[..., None]
+) -> None:
+    """A member that is frozen while a call waits in it says nothing, not even that the request timed out."""
+    survivor = cluster.leader()
+    for member in _followers(cluster):
+        member.kill()
+    inside = runtime._clusters[cluster.record.id].members[survivor.name]
+    with wire.Connection(survivor.client_url) as etcd:
+        impatient = etcd.start(calls.put(b"k", b"1"), timeout_s=1.5)
+        patient = etcd.start(calls.put(b"k", b"1"), timeout_s=20)
+        wait_until(lambda: inside.waiting == 2)
+        survivor.pause()
+        assert "Deadline Exceeded" in _text(impatient)
+        survivor.resume()
+        assert _text(patient) == "etcdserver: request timed out"
+
+
 def test_many_waiting_calls_leave_the_status_answered(cluster: Cluster) -> None:
     """Beyond a number of waiting calls a member refuses more, as etcd does, and still says how it is."""
     survivor = cluster.leader()
@@ -319,12 +360,13 @@ def test_watches_and_leases(cluster: Cluster) -> None:
         assert lease.ttl_s == 2
         with watcher.watch(b"a", b"c", timeout_s=30, prev_kv=True) as watch:
             first = writer.put(b"a", b"1", lease=lease.lease_id, timeout_s=5).revision
-            writer.put(b"z", b"1", timeout_s=5)
+            for outside in (b"0", b"c"):
+                writer.put(outside, b"1", timeout_s=5)
             writer.put(b"b", b"2", timeout_s=5)
             kinds = [
                 (batch.revision, [(e.kind, e.kv.key) for e in batch.events]) for batch in (next(watch), next(watch))
             ]
-            assert kinds == [(first, [("put", b"a")]), (first + 2, [("put", b"b")])]
+            assert kinds == [(first, [("put", b"a")]), (first + 3, [("put", b"b")])]
             assert watcher.lease_keep_alive(lease.lease_id, timeout_s=5).ttl_s == 2
             assert watcher.call(calls.lease_info(lease.lease_id), timeout_s=5).keys == (b"a",)
             (event,) = next(watch).events
@@ -332,13 +374,29 @@ def test_watches_and_leases(cluster: Cluster) -> None:
             assert event.prev_kv is not None
             assert event.prev_kv.value == b"1"
         assert watcher.lease_keep_alive(lease.lease_id, timeout_s=5).ttl_s == 0
-        writer.compact(first + 3, timeout_s=5)
+        writer.compact(first + 4, timeout_s=5)
         with (
             watcher.watch(b"a", timeout_s=5, start_revision=first) as watch,
             pytest.raises(wire.Compacted) as caught,
         ):
             next(watch)
-        assert caught.value.compact_revision == first + 3
+        assert caught.value.compact_revision == first + 4
+
+
+def test_a_new_leader_gives_leases_their_whole_time_again(cluster: Cluster) -> None:
+    """Leases have IDs of their own, and none ends because the leader was lost."""
+    follower = _followers(cluster)[0]
+    with wire.Connection(follower.client_url) as etcd:
+        first, second = (etcd.lease_grant(ttl_s, timeout_s=5) for ttl_s in (100, 200))
+        assert first.lease_id != second.lease_id
+        etcd.put(b"k", b"v", lease=first.lease_id, timeout_s=5)
+        cluster.leader().kill()
+        etcd.put(b"elected", b"v", timeout_s=5)
+        info = etcd.call(calls.lease_info(first.lease_id), timeout_s=5)
+        assert (info.granted_ttl_s, info.keys) == (100, (b"k",))
+        assert 90 < info.ttl_s <= 100
+        assert etcd.lease_revoke(first.lease_id, timeout_s=5) == etcd.range(b"k", timeout_s=5).revision
+        assert etcd.range(b"k", timeout_s=5).kvs == ()
 
 
 def test_asyncio_and_etcd3_clients(cluster: Cluster) -> None:

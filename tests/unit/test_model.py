@@ -169,6 +169,9 @@ def test_ranges() -> None:
     assert [kv.value for kv in model.apply(every._replace(keys_only=True)).kvs] == [b""] * 4
     answer = model.apply(every._replace(sort_order="descend", sort_target="mod_revision", limit=3))
     assert (keys(answer), answer.more) == ("adc", True)
+    # Without an order etcd sorts what it fetched, which is one key more than the limit.
+    assert keys(model.apply(every._replace(sort_target="mod_revision", limit=2))) == "bc"
+    assert keys(model.apply(every._replace(sort_target="mod_revision", limit=1))) == "b"
     answer = model.apply(every._replace(min_mod_revision=4, max_mod_revision=5))
     assert (keys(answer), answer.more, answer.count) == ("cd", False, 4)
     assert keys(model.apply(Range(b"b", b"d"))) == "bc"
