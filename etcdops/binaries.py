@@ -152,7 +152,7 @@ def etcdctl_for(version: str, *, beside: str = "") -> str:
 
 def releases_dir() -> str:
     """Give the directory of the cache that releases are kept in."""
-    return os.path.join(cache_dir(), "etcd")
+    return os.path.abspath(os.path.join(cache_dir(), "etcd"))
 
 
 def release_dir(version: str) -> str:
