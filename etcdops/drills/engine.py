@@ -158,6 +158,8 @@ class _Run:
     def go(self) -> Verdict:
         """Run it. Whatever happens, the cluster is healed and the folder holds a verdict."""
         self._write_run()
+        for choice in self.drill.choices:
+            self.say(f"--{choice.name} {self.options[choice.name]}, of: {choice.help}")
         with self.journal:
             problem = self._steady_state()
             if problem:

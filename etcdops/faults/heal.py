@@ -56,9 +56,11 @@ def heal(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: 
         fault = cluster.store.unhealed(cluster.name)
         done = put_right(cluster, progress=progress)
         if fault is not None:
-            forget_keys(cluster, fault.run)
-            cluster.store.clear_unhealed(cluster.name)
-            done.append(f"closed {describe(fault).partition(' died')[0]}")
+            if forget_keys(cluster, fault.run):
+                cluster.store.clear_unhealed(cluster.name)
+                done.append(f"run {fault.run} is closed: its keys are deleted")
+            else:
+                done.append(f"{cluster.name} is down: the keys of run {fault.run} go when `up-env` brings it up")
         return done
 
 
@@ -91,14 +93,14 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
     return done
 
 
-def forget_keys(cluster: Cluster, run: str) -> None:
-    """Delete the keys that a run wrote; raises HealFailed when that cannot be done."""
+def forget_keys(cluster: Cluster, run: str) -> bool:
+    """Delete the keys that a run wrote; False if no member runs. Raises HealFailed when it cannot be done."""
     from etcdops import wire
 
     prefix = f"etcdops/{run}/".encode()
     running = [m for m in cluster.members if m.state() == "running"]
     if not running:
-        return
+        return False
     with wire.Connection(running[0].client_url, cluster.record.spec.tls) as connection:
         try:
             connection.delete_range(prefix, wire.prefix_end(prefix), timeout_s=10.0)
@@ -107,3 +109,4 @@ def forget_keys(cluster: Cluster, run: str) -> None:
                 f"cluster {cluster.name} serves again, but the keys of run {run} could not be deleted: {error}",
                 remedy=f"Type `ctl -- del --prefix {prefix.decode()}`.",
             ) from error
+    return True
