@@ -128,7 +128,7 @@ class Client(etcd3.Etcd3Client):  # type: ignore[misc]  # etcd3 has no types
         super().__init__(host=url.hostname, port=url.port, timeout=timeout_s)
         # etcd3's own channel has neither our options nor our error mapping; it was never connected.
         self.channel.close()
-        self.channel = self.wire.channel
+        self.channel = self.wire
         self.uses_secure_channel = url.scheme == "https"
         self.kvstub = Stub("KV", self._send, self._stream)
         self.leasestub = Stub("Lease", self._send, self._stream)

@@ -10,11 +10,11 @@ from etcdops.calls import Call
 from etcdops.errors import EtcdError
 from etcdops.spec import Tls
 from etcdops.wire.channel import (
+    Stubs,
     aio,
     channel_options,
     closed_error,
     grpc,
-    make_stubs,
     read_credentials,
     split_url,
     to_error,
@@ -44,7 +44,7 @@ class AsyncConnection:
             if credentials
             else aio.insecure_channel(target, options=options)
         )
-        self._stubs = make_stubs(self._channel)
+        self._stubs = Stubs(self._channel)
 
     async def __aenter__(self) -> AsyncConnection:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +23,7 @@ from etcdops.answers import (
 from etcdops.calls import Call
 from etcdops.errors import EtcdError
 from etcdops.spec import Tls
-from etcdops.wire.channel import channel_options, closed_error, grpc, make_stubs, read_credentials, split_url, to_error
+from etcdops.wire.channel import Stubs, channel_options, closed_error, grpc, read_credentials, split_url, to_error
 from etcdops.wire.watching import Watch
 
 __all__ = ["Connection", "Pending", "ask_all"]
@@ -33,19 +35,19 @@ K = TypeVar("K")
 class Pending(Generic[T]):
     """A call that is under way. `result()` waits for it, no longer than its deadline."""
 
-    def __init__(self, future: Any, read: Callable[[Any], T], endpoint: str) -> None:
+    def __init__(self, future: Any, read: Callable[[Any], T], fail: Callable[[Any], EtcdError]) -> None:
         self._future = future
         self._read = read
-        self._endpoint = endpoint
+        self._fail = fail
 
     def result(self) -> T:
         """Give the answer, or raise EtcdError."""
         try:
             answer = self._future.result()
         except grpc.RpcError as error:
-            raise to_error(error, self._endpoint) from None
+            raise self._fail(error) from None
         except grpc.FutureCancelledError:
-            raise EtcdError("CANCELLED", "the call was cancelled", endpoint=self._endpoint) from None
+            raise self._fail(self._future) from None
         return self._read(answer)
 
     def cancel(self) -> None:
@@ -57,9 +59,9 @@ class Connection:
     """A connection to one member at `endpoint_url`, made when first used. Threads may share it.
 
     Every method takes `timeout_s`, the deadline in seconds from now, and raises EtcdError. `https` needs `tls`.
-    `connect_timeout_s` bounds one attempt to connect; while one is under way, calls wait for it. With
-    `keepalive_s`, a frozen or cut-off member ends calls and watches after 1.5 times that long; etcd by default closes
-    connections that are pinged more often than every 5 s.
+    `connect_timeout_s` bounds one attempt to connect; while one is under way, calls wait for it. After a refusal the
+    next call tries anew, at once. With `keepalive_s`, a frozen or cut-off member ends calls and watches after 1.5
+    times that long; etcd by default closes connections that are pinged more often than every 5 s.
     """
 
     def __init__(
@@ -70,17 +72,16 @@ class Connection:
         connect_timeout_s: float = 2.0,
         keepalive_s: float = 0.0,
     ) -> None:
-        target, _ = split_url(endpoint_url)
-        credentials = read_credentials(endpoint_url, tls)
-        options = channel_options(connect_timeout_s, keepalive_s)
         self.endpoint = endpoint_url
-        self.channel = (
-            grpc.secure_channel(target, credentials, options=options)
-            if credentials
-            else grpc.insecure_channel(target, options=options)
-        )
-        self._stubs = make_stubs(self.channel)
+        self._target, _ = split_url(endpoint_url)
+        self._credentials = read_credentials(endpoint_url, tls)
+        self._options = channel_options(connect_timeout_s, keepalive_s)
         self._metadata: tuple[tuple[str, str], ...] = ()
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._refused = False
+        self._closed = False
+        self._open()
 
     def __enter__(self) -> Connection:
         return self
@@ -90,7 +91,41 @@ class Connection:
 
     def close(self) -> None:
         """End the connection and all calls on it."""
-        self.channel.close()
+        with self._lock:
+            self._closed = True
+        self._channel.close()
+
+    def _open(self) -> None:
+        if self._credentials:
+            self._channel = grpc.secure_channel(self._target, self._credentials, options=self._options)
+        else:
+            self._channel = grpc.insecure_channel(self._target, options=self._options)
+        self._stubs = Stubs(self._channel)
+
+    def _take(self, path: str) -> Any:
+        """Give what sends the RPC at `path`; `_give_back` must follow when the call has ended."""
+        with self._lock:
+            if self._closed:
+                raise closed_error(self.endpoint)
+            if self._refused and not self._busy:
+                # A channel that was refused connects again only after a back-off; and until gRPC 1.77 or so only while
+                # some call waits on it, which none does: during the back-off they all fail at once.
+                self._channel.close()
+                self._open()
+                self._refused = False
+            self._busy += 1
+            return self._stubs[path]
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._busy -= 1
+
+    def _fail(self, error: Any) -> EtcdError:
+        """Give the EtcdError that says what gRPC's `error` says, and take note of a refused connection."""
+        mapped = to_error(error, self.endpoint)
+        if mapped.code == "UNAVAILABLE" and mapped.definite:
+            self._refused = True
+        return mapped
 
     def login(self, user: str, password: str, *, timeout_s: float) -> None:
         """Make all later calls as `user`. etcd forgets simple tokens after 5 minutes without use."""
@@ -98,31 +133,32 @@ class Connection:
 
     def send(self, path: str, request: Any, *, timeout_s: float) -> Any:
         """Give etcd's answer to `request`, one message for one: the layer below `call`."""
+        stub = self._take(path)
         try:
-            return self._stubs[path](request, timeout=float(timeout_s), metadata=self._metadata)
+            return stub(request, timeout=float(timeout_s), metadata=self._metadata)
         except grpc.RpcError as error:
-            raise to_error(error, self.endpoint) from None
+            raise self._fail(error) from None
         except ValueError:
-            # What grpc raises for a closed channel.
+            # What grpc raises for a channel that is closed.
             raise closed_error(self.endpoint) from None
+        finally:
+            self._give_back()
 
     def stream(self, path: str, request: Any, *, timeout_s: float) -> Iterator[Any]:
         """Yield the messages of etcd's answer to `request`; the stream ends with the iterator."""
-        method = _proto.METHODS[path]
+        stub, both = self._take(path), _proto.METHODS[path].streams == "both"
+        stream = None
         try:
-            stream = self._stubs[path](
-                iter([request]) if method.streams == "both" else request,
-                timeout=float(timeout_s),
-                metadata=self._metadata,
-            )
-        except ValueError:
-            raise closed_error(self.endpoint) from None
-        try:
+            stream = stub(iter([request]) if both else request, timeout=float(timeout_s), metadata=self._metadata)
             yield from stream
         except grpc.RpcError as error:
-            raise to_error(error, self.endpoint) from None
+            raise self._fail(error) from None
+        except ValueError:
+            raise closed_error(self.endpoint) from None
         finally:
-            stream.cancel()
+            if stream is not None:
+                stream.cancel()
+            self._give_back()
 
     def call(self, call: Call[T], *, timeout_s: float) -> T:
         """Give the answer to `call`."""
@@ -130,11 +166,16 @@ class Connection:
 
     def start(self, call: Call[T], *, timeout_s: float) -> Pending[T]:
         """Send `call` without waiting for its answer."""
+        stub = self._take(call.path)
         try:
-            future = self._stubs[call.path].future(call.request, timeout=float(timeout_s), metadata=self._metadata)
-        except ValueError:
-            raise closed_error(self.endpoint) from None
-        return Pending(future, call.read, self.endpoint)
+            future = stub.future(call.request, timeout=float(timeout_s), metadata=self._metadata)
+        except BaseException as error:
+            self._give_back()
+            if isinstance(error, ValueError):
+                raise closed_error(self.endpoint) from None
+            raise
+        future.add_done_callback(lambda _: self._give_back())
+        return Pending(future, call.read, self._fail)
 
     def put(self, key: bytes, value: bytes, *, timeout_s: float, lease: int = 0, prev_kv: bool = False) -> PutResult:
         """Set `key`; see `calls.put`."""
@@ -252,8 +293,9 @@ class Connection:
         request = calls.watch_create(
             key, range_end, start_revision=start_revision, prev_kv=prev_kv, progress=progress, filters=filters
         )
-        stub = self._stubs["/etcdserverpb.Watch/Watch"]
-        return Watch(stub, request, self._metadata, self.endpoint, life_s=timeout_s, open_s=open_timeout_s)
+        options = {"timeout": float(timeout_s), "metadata": self._metadata}
+        start = functools.partial(self._take("/etcdserverpb.Watch/Watch"), **options)
+        return Watch(start, request, self.endpoint, open_s=open_timeout_s, fail=self._fail, on_end=self._give_back)
 
 
 def ask_all(connections: Mapping[K, Connection], call: Call[T], *, timeout_s: float) -> dict[K, T | EtcdError]:

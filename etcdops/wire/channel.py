@@ -110,10 +110,14 @@ def serialize(message: Any) -> bytes:
     return data
 
 
-def make_stubs(channel: Any) -> dict[str, Any]:
-    """Give what sends each RPC over `channel`, by path."""
-    makers = {"unary": channel.unary_unary, "server": channel.unary_stream, "both": channel.stream_stream}
-    return {
-        path: makers[method.streams](path, serialize, method.response.FromString)
-        for path, method in _proto.METHODS.items()
-    }
+class Stubs(dict[str, Any]):
+    """What sends each RPC over a channel, by path; each is made when first used."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __missing__(self, path: str) -> Any:
+        channel, method = self._channel, _proto.METHODS[path]
+        makers = {"unary": channel.unary_unary, "server": channel.unary_stream, "both": channel.stream_stream}
+        stub = self[path] = makers[method.streams](path, serialize, method.response.FromString)
+        return stub

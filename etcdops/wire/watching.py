@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etcdops import _proto, answers
@@ -56,15 +56,27 @@ class Watch:
     the compacted revision is the EtcdError Compacted.
     """
 
-    def __init__(self, stub: Any, create: Any, metadata: Any, endpoint: str, *, life_s: float, open_s: float) -> None:
+    def __init__(
+        self,
+        start: Callable[[Iterator[Any]], Any],
+        create: Any,
+        endpoint: str,
+        *,
+        open_s: float,
+        fail: Callable[[Any], EtcdError],
+        on_end: Callable[[], None],
+    ) -> None:
         self.endpoint = endpoint
+        self._fail = fail
+        self._on_end = on_end
         self._cancelled = False
         self._late = False
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._requests.put(create)
         try:
-            self._stream = stub(iter(self._requests.get, None), timeout=float(life_s), metadata=metadata)
+            self._stream = start(iter(self._requests.get, None))
         except ValueError:
+            on_end()
             raise closed_error(endpoint) from None
         # The end lets go of the thread in which gRPC waits for our next request.
         if not self._stream.add_callback(self._let_go):
@@ -107,6 +119,7 @@ class Watch:
 
     def _let_go(self) -> None:
         self._requests.put(None)
+        self._on_end()
 
     def _give_up(self) -> None:
         self._late = True
@@ -123,7 +136,7 @@ class Watch:
         except grpc.RpcError as error:
             if self._cancelled:
                 raise StopIteration from None
-            raise (_unconfirmed(self.endpoint) if self._late else to_error(error, self.endpoint)) from None
+            raise (_unconfirmed(self.endpoint) if self._late else self._fail(error)) from None
         if answer.canceled:
             self._stream.cancel()
             raise _cancelled(answer, self.endpoint)

@@ -146,9 +146,12 @@ def test_an_imported_etcd3_is_left_alone() -> None:
     """Where someone made etcd3 work in their own way, we leave it as it is, and our messages live beside its own."""
     code = f"""
 import etcd3
+import sys
 from etcdops import _proto
+native = sys.modules["etcd3.etcdrpc.rpc_pb2"]
 theirs = etcd3.etcdrpc.PutRequest
 {_USE_ETCD3}
+assert sys.modules["etcd3.etcdrpc.rpc_pb2"] is native
 assert etcd3.etcdrpc.PutRequest is theirs and theirs is not _proto.PutRequest
 assert _proto.PutRequest.FromString(theirs(key=b"k", value=b"v").SerializeToString()).value == b"v"
 """
