@@ -28,7 +28,7 @@ _HELP = {
     "repeat": "run it so many times, and show the distribution",
     "seed": "repeat an earlier run's choices",
     "pause": "wait for a key between steps",
-    "offline": HELP["offline"],
+    **{name: HELP[name] for name in ("runtime", "size", "etcd-version", "etcd-bin", "offline")},
 }
 
 
@@ -60,6 +60,10 @@ def run_drill(
     rate: str | None = None,
     repeat: str | None = None,
     seed: str | None = None,
+    runtime: str | None = None,
+    size: str | None = None,
+    etcd_version: str | None = None,
+    etcd_bin: str | None = None,
     pause: bool = False,
     offline: bool = False,
 ) -> None:
@@ -69,7 +73,12 @@ def run_drill(
     if not name:
         list_drills(c)
         return
-    _run(c, find(name), _Flags(cluster, output, rate, repeat, seed, pause, offline), {})
+    _run(
+        c,
+        find(name),
+        _Flags(cluster, output, rate, repeat, seed, runtime, size, etcd_version, etcd_bin, pause, offline),
+        {},
+    )
 
 
 @task(help={"cluster": HELP["cluster"]})
@@ -95,16 +104,23 @@ def _task(drill: Drill) -> Task[Any]:
         _run(c, drill, _Flags(**{name: flags.pop(name) for name in _Flags._fields}), flags)
 
     text = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    names = [*(choice.name for choice in drill.choices), "cluster", "output", "rate", "repeat", "seed"]
     parameters = [inspect.Parameter("c", text)]
-    parameters += [inspect.Parameter(name, text, default=None) for name in names]
-    parameters += [inspect.Parameter(name, text, default=False) for name in ("pause", "offline")]
+    for name in (*(choice.name for choice in drill.choices), *_Flags._fields):
+        parameters.append(inspect.Parameter(name, text, default=False if name in ("pause", "offline") else None))
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__doc__ = inspect.cleandoc(drill.text)
     body.__name__ = drill.name.replace("-", "_")
     help_texts = {**{choice.name: _choice_help(choice.help, choice.values) for choice in drill.choices}, **_HELP}
     made: Callable[..., None] = command(body)
-    return Task(made, name=body.__name__, help=help_texts)
+    return _DrillTask(made, name=body.__name__, help=help_texts)
+
+
+class _DrillTask(Task[Any]):
+    """A task whose flags leave `-h` alone: Invoke would give it to `--how`, and people who want help would get none."""
+
+    def arg_opts(self, name: str, default: str, taken_names: set[str]) -> dict[str, Any]:
+        """Give what Invoke makes of a flag, with `h` taken."""
+        return super().arg_opts(name, default, {*taken_names, "h"})
 
 
 def _choice_help(text: str, values: tuple[str, ...]) -> str:
@@ -119,6 +135,10 @@ class _Flags(NamedTuple):
     rate: str | None
     repeat: str | None
     seed: str | None
+    runtime: str | None
+    size: str | None
+    etcd_version: str | None
+    etcd_bin: str | None
     pause: bool
     offline: bool
 
@@ -140,7 +160,7 @@ def _run(c: Context, drill: Drill, flags: _Flags, options: dict[str, str | None]
         raise SpecError(f"--repeat {times} is not offered: 1 to 1000 are")
     wanted = flag(c, "seed", flags.seed)
     first = whole_number(wanted, "seed") if wanted else None
-    target = _target(c, flags)
+    target = _target(c, drill, flags)
 
     verdicts: list[Verdict] = []
     for i in range(times):
@@ -175,21 +195,34 @@ def _once(drill: Drill, target: Cluster, rate: int, seed: int | None, pause: boo
     )
 
 
-def _target(c: Context, flags: _Flags) -> Cluster:
-    """Give the cluster to run on. Where there is none yet, one is created, as the original lab's drill did."""
-    from etcdops.cluster import Cluster
+def _target(c: Context, drill: Drill, flags: _Flags) -> Cluster:
+    """Give the cluster to run on. Where there is none yet, one is created, as the original lab's drill did.
+
+    An existing one that is down is brought up by the drill itself; here it is only compared with the flags.
+    """
+    from etcdops.errors import Refused
+    from etcdops.placement import check_same
     from etcdops.spec import ClusterSpec, parse_size
     from etcdops.state import Store
+    from etcdops.tasks.environment import ensure_up
 
     name = flag(c, "cluster", flags.cluster) or "lab"
+    fixed = {"runtime": flags.runtime, "size": flags.size, "etcd_version": flags.etcd_version, "port": None}
+    fixed["etcd_bin"] = flags.etcd_bin
     if Store.find().exists(name):
-        return attach(c, name)
-    size = parse_size(flag(c, "size", None) or "3")
+        existing = attach(c, name)
+        size = parse_size(flags.size) if flags.size else 0
+        spec = ClusterSpec.of_size(name, etcd_version=flags.etcd_version or "", etcd_bin=flags.etcd_bin or "")
+        check_same(existing.record, runtime=flags.runtime or "", size=size, spec=spec)
+        return existing
+    size = parse_size(flag(c, "size", flags.size) or "3")
+    if size < drill.min_voters:
+        raise Refused(
+            f"{drill.name} needs {drill.min_voters} voters, and a new cluster of {size} is asked for",
+            remedy=f"Nothing was created. Give --size {drill.min_voters} or more.",
+        )
     say(f"there is no cluster {name} yet: creating it with {size} members")
-    spec = ClusterSpec.of_size(name, size, etcd_version=flag(c, "etcd_version", None))
-    return Cluster.ensure_up(
-        spec, offline=flags.offline or flag(c, "offline", None).lower() in ("1", "true", "yes"), progress=say
-    ).cluster
+    return ensure_up(c, name, fixed, offline=flags.offline, timeout_s=60.0, progress=say).cluster
 
 
 def _wait_for_key() -> None:
