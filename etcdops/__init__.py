@@ -10,8 +10,8 @@ Names are loaded when they are first used: `import etcdops` itself costs next to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+# As `typing.TYPE_CHECKING`, and without the import: it is the largest part of what `etcdops ctl` would load.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster as Cluster
     from etcdops.drills import run as run_drill  # noqa: F401

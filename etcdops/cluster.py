@@ -31,11 +31,14 @@ from etcdops.errors import (
     NoLeader,
     QuorumLost,
     Refused,
+    RuntimeUnavailable,
     WaitTimeout,
 )
 from etcdops.hosts import identify
+from etcdops.interrupts import deferred
 from etcdops.member import Member
-from etcdops.paths import index_file
+from etcdops.placement import binaries_for, check_same, place, remember, with_tls_files
+from etcdops.runtimes.base import CanKill
 from etcdops.spec import ClusterSpec
 from etcdops.state import SCHEMA, ClusterRecord, Store
 
@@ -50,6 +53,12 @@ _log = logging.getLogger(__name__)
 
 #: Called with one line of prose about what is going on; the library itself never prints.
 Progress = Callable[[str], None]
+
+#: How long a leader may take to notice that its followers' connections have closed.
+_NOTICE_S = 0.1
+
+#: What the directories of temporary clusters are called.
+TEMPORARY_PREFIX = "etcdops-"
 
 
 def _silent(message: str) -> None:
@@ -67,19 +76,23 @@ class Started(NamedTuple):
 class Cluster:
     """A cluster that etcdops made, and all that can be done with it.
 
-    Get one from `Cluster.create` or `Cluster.attach`. As a context manager it is up inside the block; afterwards one
-    that was created without a name is gone, and a named one is stopped with its data kept.
+    Get one from `Cluster.create` or `Cluster.attach`. As a context manager it is up inside the block; afterwards a
+    temporary one is gone, and any other is stopped with its data kept.
     """
 
     def __init__(self, store: Store, record: ClusterRecord, runtime: Runtime) -> None:
         self.store = store
         self.runtime = runtime
         self._record = record
-        self._stamp = store.stamp(record.spec.name)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        # None until the record is first used: it may have changed since it was read.
+        self._stamp: tuple[int, int] | None = None
+        #: How many lines each member had logged before it was started: what an earlier start said is no news.
+        self._logged: dict[str, int] = {}
+        self._temporary = False
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     def __repr__(self) -> str:
-        return f"<Cluster {self.name}: {', '.join(self.record.spec.names)} by {self.runtime.name}>"
+        return f"<Cluster {self.name}: {', '.join(self._record.spec.names)} by {self.runtime.name}>"
 
     # -- getting one
 
@@ -91,36 +104,40 @@ class Cluster:
         size: int = 3,
         runtime: Runtime | str = "process",
         store: Store | None = None,
+        temporary: bool = False,
         offline: bool = False,
         progress: Progress = _silent,
     ) -> Cluster:
         """Record a new cluster: its members, ports and places for data. Nothing runs before `up`.
 
         `spec` is a ClusterSpec, a name (for `size` members at etcd's default timing), or None for a temporary cluster
-        that is gone when its `with` block ends. `offline` keeps etcdops from fetching a binary.
+        with a name of its own. A temporary cluster is gone when its `with` block ends or it is purged, and a leftover
+        once this process is dead; it has a state directory of its own unless `store` gives one. `offline` keeps
+        etcdops from fetching a binary.
 
         Raises SpecError for what is not valid; Refused when the name is taken, a pinned port in use or the disk full;
-        BinaryError without a usable etcd. Nothing is left behind then.
+        BinaryError without a usable etcd. Nothing of the cluster is left behind then.
         """
-        temporary = None
+        temporary = temporary or spec is None
         if spec is None:
-            temporary = tempfile.TemporaryDirectory(prefix="etcdops-")
-            store = Store(temporary.name)
             spec = f"tmp-{secrets.token_hex(3)}"
         if isinstance(spec, str):
             spec = ClusterSpec.of_size(spec, size)
-        store = store or Store.find()
         runner = runtimes.get(runtime) if isinstance(runtime, str) else runtime
+        directory = None
+        if temporary and store is None:
+            directory = tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, ignore_cleanup_errors=True)
+            store = Store(directory.name)
+        store = store or Store.find()
         try:
             with store.lock(spec.name, f"create {spec.name}", on_wait=progress):
-                cluster = cls._create(
-                    spec, runner, store, offline, progress, owner=identify(os.getpid()) if temporary else ""
-                )
+                owner = identify(os.getpid()) if temporary else ""
+                cluster = cls._create(spec, runner, store, offline, progress, owner=owner)
         except BaseException:
-            if temporary:
-                temporary.cleanup()
+            if directory:
+                directory.cleanup()
             raise
-        cluster._temporary = temporary
+        cluster._temporary, cluster._directory = temporary, directory
         return cluster
 
     @classmethod
@@ -133,10 +150,10 @@ class Cluster:
                 remedy=f"Cluster.attach({spec.name!r}) takes it up.",
             )
         if reason := runner.unavailable():
-            raise Refused(f"the runtime {runner.name} cannot be used: {reason}")
-        binary, version = _binaries(spec, runner, offline, progress)
+            raise RuntimeUnavailable(f"the runtime {runner.name} cannot be used here: {reason}")
+        spec = with_tls_files(spec)
+        binary, version = binaries_for(spec, runner, offline, progress)
         cluster_id = secrets.token_hex(8)
-        directory = store.cluster_dir(spec.name)
         record = ClusterRecord(
             schema=SCHEMA,
             id=cluster_id,
@@ -146,19 +163,22 @@ class Cluster:
             # the same ports cannot join this one (https://etcd.io/docs/v3.5/op-guide/clustering/).
             token=f"etcdops-{cluster_id}",
             state_dir=str(store.root),
-            members=runner.place(spec, cluster_id, str(directory)),
+            members=place(runner, spec, cluster_id, store),
             binary=binary,
             etcd_version=version,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             owner=owner,
         )
         store.save(record)
-        _remember(store)
+        remember(store)
         return cls(store, record, runner)
 
     @classmethod
     def attach(cls, name: str = "lab", *, store: Store | None = None, runtime: Runtime | None = None) -> Cluster:
-        """Take up a cluster that was created before; raises ClusterNotFound, or StateError for a damaged record."""
+        """Take up a cluster that was created before.
+
+        Raises ClusterNotFound, StateError for a record that cannot be used, SpecError for a runtime that is not known.
+        """
         store = store or Store.find()
         record = store.load(name)
         return cls(store, record, runtime or runtimes.get(record.runtime))
@@ -185,7 +205,7 @@ class Cluster:
         with store.lock(spec.name, f"up-env {spec.name}", on_wait=progress):
             created = not store.exists(spec.name)
             if created:
-                runner = runtimes.get(runtime or "process") if isinstance(runtime, (str, type(None))) else runtime
+                runner = runtimes.get(runtime) if isinstance(runtime, str) else runtime
                 cluster = cls._create(spec, runner, store, offline, progress)
             else:
                 cluster = cls.attach(spec.name, store=store, runtime=None if isinstance(runtime, str) else runtime)
@@ -208,10 +228,20 @@ class Cluster:
 
     @property
     def record(self) -> ClusterRecord:
-        """Its record as it is now: another command may have changed it since we last looked."""
+        """Its record as it is now: another command may have changed it since we last looked.
+
+        Once the cluster has been deleted, the last that was known. Raises ClusterNotFound when another has taken its
+        name since, StateError when the record is damaged.
+        """
         stamp = self.store.stamp(self.name)
-        if stamp and stamp != self._stamp:
-            self._record, self._stamp = self.store.load(self.name), stamp
+        if stamp not in ((0, 0), self._stamp):
+            record = self.store.load(self.name)
+            if record.id != self._record.id:
+                raise ClusterNotFound(
+                    f"cluster {self.name!r} ({self._record.id}) was deleted, and another has its name ({record.id})",
+                    remedy=f"Cluster.attach({self.name!r}) takes up the other.",
+                )
+            self._record, self._stamp = record, stamp
         return self._record
 
     @property
@@ -251,26 +281,29 @@ class Cluster:
 
     def up_locked(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
         """Do what `up` does, for a caller who holds the cluster's lock."""
+        deadline = time.monotonic() + timeout_s
         record = self.runtime.adopt(self.record)
         states = {member.name: self.runtime.state(member) for member in record.members}
         stopped = [name for name, state in states.items() if state == "stopped"]
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
+        if stopped:
+            self._refuse_occupied_ports(stopped)
         for name in frozen:
             progress(f"{name} is frozen: letting it go on")
             self.member(name).resume()
         if stopped:
             progress(f"starting {', '.join(stopped)}")
             try:
-                self.start_members(stopped)
+                self._launch(stopped)
                 self._wait_first_write(stopped, timeout_s)
+                self.wait_serving(stopped, timeout_s=deadline - time.monotonic())
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")
-                self.runtime.stop(self.record, stopped, timeout_s=5.0)
-                self._want(stopped, "stopped")
+                self._undo_start(record, stopped)
                 raise
         self.want_running()
-        self.wait_serving([m.name for m in record.members], timeout_s=timeout_s)
+        self.wait_serving(record.spec.names, timeout_s=max(deadline - time.monotonic(), 1.0))
         if not self.record.bootstrapped:
             self.save(msgspec.structs.replace(self.record, bootstrapped=True))
         fault = self.store.unhealed(self.name)
@@ -287,10 +320,28 @@ class Cluster:
         self._want(self.record.spec.names, "running")
 
     def start_members(self, names: Sequence[str]) -> None:
-        """Start the named members and record it; does not wait for them to serve.
+        """Start the named members and record it, for a caller who holds the lock; does not wait for them to serve.
 
         Raises Refused, before anything is started, when something else listens on a port of theirs.
         """
+        self._refuse_occupied_ports(names)
+        self._launch(names)
+
+    def _launch(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._logged[name] = len(self.runtime.log_bytes(self.record.member(name)).splitlines())
+        # A signal in between would leave members whose references nobody has.
+        with deferred():
+            self.save(self.runtime.start(self.record, names))
+
+    def _undo_start(self, before: ClusterRecord, names: Sequence[str]) -> None:
+        """Stop the named members again, whether or not their start was recorded, and want of them what was wanted."""
+        with deferred():
+            self.runtime.stop(self.runtime.adopt(self.record), names, timeout_s=5.0)
+            for name in names:
+                self._want([name], before.member(name).wanted)
+
+    def _refuse_occupied_ports(self, names: Sequence[str]) -> None:
         occupied = self.runtime.occupied_ports(self.record, names)
         if occupied:
             said = ", ".join(f"{port} of {name}" for name, port in occupied.items())
@@ -298,7 +349,6 @@ class Cluster:
                 f"cannot start: something else listens on port {said}",
                 remedy="Find it with `ss -ltnp` and end it; nothing was started.",
             )
-        self.save(self.runtime.start(self.record, names))
 
     def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
         """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
@@ -308,31 +358,48 @@ class Cluster:
 
     def _down(self, timeout_s: float) -> list[str]:
         self.save(self.runtime.adopt(self.record))
-        running = [m.name for m in self.record.members if self.runtime.state(m) != "stopped"]
+        states = {member.name: self.runtime.state(member) for member in self.record.members}
+        running = [name for name, state in states.items() if state != "stopped"]
         self._want(self.record.spec.names, "stopped")
+        for name in running:
+            # A frozen one, which may lead, cannot say so.
+            if states[name] == "paused":
+                self.member(name).resume()
         # The leader last: asked together with the rest, it would try to hand over to a member that is going too, and
         # wait for that until its request timeout of 7 s.
         leader = self.status().leader if len(running) > 1 else None
-        for names in ([name for name in running if name != leader], [name for name in running if name == leader]):
-            self.runtime.stop(self.record, names, timeout_s=timeout_s)
-        self.store.clear_unhealed(self.name)
+        self.runtime.stop(self.record, [name for name in running if name != leader], timeout_s=timeout_s)
+        if leader in running:
+            time.sleep(_NOTICE_S)
+            self.runtime.stop(self.record, [leader], timeout_s=timeout_s)
         return running
 
     def purge(self, *, progress: Progress = _silent) -> None:
-        """Stop every member and delete the cluster with all its data. There is no way back; see `contents`."""
+        """End every member and delete the cluster with all its data. There is no way back; see `contents`."""
         with self.store.lock(self.name, f"purge {self.name}", on_wait=progress):
             self._check_there()
             self.purge_locked()
+        if self._directory:
+            self._directory.cleanup()
 
     def purge_locked(self) -> None:
         """Do what `purge` does, for a caller who holds the cluster's lock."""
-        self._down(10.0)
+        self.save(self.runtime.adopt(self.record))
+        self._want(self.record.spec.names, "stopped")
+        # What is deleted next need not be closed in an orderly way, which takes etcd a second.
+        if isinstance(self.runtime, CanKill):
+            for member in self.record.members:
+                self.runtime.kill(member)
+        self.runtime.stop(self.record, self.record.spec.names, timeout_s=10.0)
         self.runtime.destroy(self.record)
         _remove_tree(self.store.cluster_dir(self.name))
 
     def _check_there(self) -> None:
-        """Raise ClusterNotFound if another command has deleted it while we waited for its lock."""
-        self.store.load(self.name)
+        """Raise ClusterNotFound if another command has deleted or replaced it while we waited for its lock."""
+        if not self.store.exists(self.name):
+            raise ClusterNotFound(f"cluster {self.name!r} in {self.store.root} has been deleted")
+        self._stamp = None
+        _ = self.record
 
     def contents(self) -> list[str]:
         """Name, for a person, everything that `purge` deletes."""
@@ -349,6 +416,7 @@ class Cluster:
 
     def _wait_first_write(self, started: Sequence[str], timeout_s: float) -> None:
         from etcdops import wire
+        from etcdops.status import refused_by_auth
 
         deadline = time.monotonic() + timeout_s
         key = f"etcdops/up/{secrets.token_hex(4)}".encode()
@@ -369,6 +437,8 @@ class Cluster:
                         connection.delete_range(key, timeout_s=5.0)
                     return
                 except EtcdError as error:
+                    if refused_by_auth(error):
+                        return
                     last = str(error)
             time.sleep(0.005)
 
@@ -378,6 +448,7 @@ class Cluster:
         Raises MemberFailed when one of them dies meanwhile, WaitTimeout when one does not serve in time.
         """
         from etcdops import wire
+        from etcdops.status import refused_by_auth
 
         deadline = time.monotonic() + timeout_s
         for name in names:
@@ -389,7 +460,7 @@ class Cluster:
                         connection.range(b"health", timeout_s=0.5)
                         break
                     except EtcdError as error:
-                        if error.code == "PERMISSION_DENIED":
+                        if refused_by_auth(error):
                             break
                         if time.monotonic() > deadline:
                             raise WaitTimeout(
@@ -408,7 +479,7 @@ class Cluster:
         for name in names:
             member = self.record.member(name)
             if self.runtime.state(member) == "stopped":
-                lines = matter(list(read_log(self.runtime, member)))
+                lines = matter(list(read_log(self.runtime, member))[self._logged.get(name, 0) :])
                 said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
                 raise MemberFailed(
                     f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
@@ -420,7 +491,8 @@ class Cluster:
         """Ask every member at once and give what they say; takes `timeout_s` seconds at the longest. Never writes."""
         from etcdops.status import Finding, observe
 
-        status = observe(self.record, self.runtime, timeout_s=timeout_s)
+        # Members whose start nobody lived to record are seen too.
+        status = observe(self.runtime.adopt(self.record), self.runtime, timeout_s=timeout_s)
         fault = self.store.unhealed(self.name)
         if fault is None:
             return status
@@ -436,6 +508,11 @@ class Cluster:
         """
         status = self.status(timeout_s=timeout_s)
         answered = sum(bool(member.id) for member in status.members)
+        if status.verdict in ("healthy", "degraded") and any(finding.code == "auth" for finding in status.warnings):
+            raise NoLeader(
+                f"the members of {self.name} do not say who leads: authentication is on, and etcdops has no user",
+                remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
+            )
         if answered < self.record.spec.quorum:
             raise QuorumLost(healthy=answered, voters=len(status.members))
         if status.leader is None:
@@ -476,24 +553,35 @@ class Cluster:
         self._leave()
 
     def _leave(self) -> None:
-        if self._temporary is None:
-            self.down()
-            return
         try:
-            self.purge()
+            if not self._temporary:
+                self.down()
+                return
+            try:
+                self.purge()
+            except EtcdopsError as error:
+                _log.debug("cannot purge %s in the ordinary way: %s", self.name, error)
+                self._remove_what_is_left()
         except ClusterNotFound:
             pass
         finally:
-            self._temporary.cleanup()
+            if self._directory:
+                self._directory.cleanup()
 
-
-def _binaries(spec: ClusterSpec, runner: Runtime, offline: bool, progress: Progress) -> tuple[str, str]:
-    if not getattr(runner, "needs_binaries", True):
-        return "", spec.etcd_version
-    from etcdops import binaries
-
-    found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
-    return os.path.dirname(found.etcd), str(found.version)
+    def _remove_what_is_left(self) -> None:
+        """End and remove all of a temporary cluster, by its mark: its record is damaged, gone, or another's."""
+        for leftover in self.runtime.leftovers():
+            if leftover.cluster_id == self._record.id:
+                self.runtime.end_leftover(leftover)
+        try:
+            if self.store.load(self.name).id != self._record.id:
+                return
+        except EtcdopsError as error:
+            _log.debug("removing cluster %s without its record: %s", self.name, error)
+        self.runtime.destroy(self._record)
+        directory = self.store.cluster_dir(self.name)
+        if directory.exists():
+            _remove_tree(directory)
 
 
 def _listens(url: str) -> bool:
@@ -507,19 +595,6 @@ def _listens(url: str) -> bool:
     return True
 
 
-def _remember(store: Store) -> None:
-    """Add a state directory to this user's list. Best effort: without it only running clusters are found elsewhere."""
-    path = index_file()
-    try:
-        known = Path(path).read_text().splitlines() if os.path.exists(path) else []
-        if str(store.root) not in known:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "a", encoding="utf-8") as file:
-                file.write(f"{store.root}\n")
-    except OSError as error:
-        _log.debug("cannot write %s: %s", path, error)
-
-
 def _remove_tree(path: Path) -> None:
     import shutil
 
@@ -527,28 +602,3 @@ def _remove_tree(path: Path) -> None:
         shutil.rmtree(path)
     except OSError as error:
         raise EtcdopsError(f"cannot remove {path}: {error.strerror or error}") from error
-
-
-def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterSpec) -> None:
-    """Refuse a wish that differs from what the cluster has: runtime, size, version and ports are fixed at creation.
-
-    Raises Refused, saying what the cluster has.
-    """
-    differs = []
-    if runtime and runtime not in ("auto", record.runtime):
-        differs.append(f"runtime {record.runtime}, not {runtime}")
-    if size and size != len(record.members):
-        differs.append(f"{len(record.members)} members, not {size}")
-    if spec.etcd_version and spec.etcd_version.lstrip("v") != record.etcd_version:
-        differs.append(f"etcd {record.etcd_version}, not {spec.etcd_version}")
-    if spec.etcd_bin and os.path.realpath(spec.etcd_bin).removesuffix("/etcd") != os.path.realpath(record.binary):
-        differs.append(f"the etcd in {record.binary}, not {spec.etcd_bin}")
-    port = spec.members[0].client_port
-    if port and port != record.spec.members[0].client_port:
-        has = record.members[0].client_url.rpartition(":")[2]
-        differs.append(f"port {has} for its first member, not {port}")
-    if differs:
-        raise Refused(
-            f"cluster {record.spec.name} has {'; '.join(differs)}: these are fixed when it is created",
-            remedy="Leave the flag out, or create another cluster with --cluster NAME.",
-        )

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from etcdops.errors import EtcdopsError, Refused
+from etcdops.errors import EtcdopsError, Refused, StateError
 
 __all__ = ["Completed", "Host", "LocalHost", "MarkedProcess", "boot_id", "identify"]
 
@@ -100,7 +100,7 @@ def identify(pid: int) -> str:
     """
     stat = _stat(pid)
     if stat is not None:
-        return "" if stat[0] in "ZX" else f"{pid}:{stat[1]}:{boot_id()}"
+        return "" if stat.over else f"{pid}:{stat.started}:{boot_id()}"
     if os.path.isdir("/proc/self"):
         return ""
     return _identify_elsewhere(pid)
@@ -116,8 +116,25 @@ def _identify_elsewhere(pid: int) -> str:
         return ""
 
 
-def _stat(pid: int) -> tuple[str, str] | None:
-    """Give the state letter and the start time (clock ticks since boot) of a process, from proc(5)."""
+class _Stat(NamedTuple):
+    """What the kernel says of a process: its state's letter, start time (clock ticks since boot), live threads."""
+
+    state: str
+    started: str
+    threads: int
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, and has let go of its files and ports.
+
+        A process is shown as a zombie as soon as its first thread has ended; while others are still ending, the
+        sockets that they share stay open, and a successor cannot listen there.
+        """
+        return self.state in "ZX" and self.threads <= 1
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Give what proc(5) says of a process, or None if there is none."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             content = file.read()
@@ -125,7 +142,13 @@ def _stat(pid: int) -> tuple[str, str] | None:
         return None
     # The command name is in brackets and may hold anything, brackets and spaces included.
     fields = content[content.rindex(b")") + 2 :].split()
-    return fields[0].decode(), fields[19].decode()
+    return _Stat(fields[0].decode(), fields[19].decode(), int(fields[17]))
+
+
+def _pid_of(ref: str) -> int:
+    """Give the process id in a reference; 0, which is never signalled, for what is no reference."""
+    pid = ref.partition(":")[0]
+    return int(pid) if pid.isascii() and pid.isdigit() and len(pid) < 20 else 0
 
 
 class _Detached(subprocess.Popen[bytes]):
@@ -133,6 +156,30 @@ class _Detached(subprocess.Popen[bytes]):
 
     def __del__(self) -> None:  # the base class warns about a child that still runs
         pass
+
+
+#: Members that this process started and has not reaped, whichever LocalHost did: only their parent can.
+_children: dict[int, _Detached] = {}
+
+
+def _reap(pid: int) -> None:
+    child = _children.get(pid)
+    if child is not None and child.poll() is not None:
+        _children.pop(pid, None)
+
+
+def _unusable(act: str, path: str, error: OSError) -> StateError:
+    return StateError(
+        f"cannot {act} {path}: {error.strerror or error}",
+        remedy="Free some space, or see who owns it.",
+    )
+
+
+def _not_ours(pid: int) -> Refused:
+    return Refused(
+        f"not allowed to signal process {pid}: it belongs to another user",
+        remedy="Do it as the user who started the cluster.",
+    )
 
 
 class LocalHost:
@@ -144,9 +191,6 @@ class LocalHost:
     """
 
     name = "local"
-
-    def __init__(self) -> None:
-        self._children: dict[int, _Detached] = {}
 
     def run(self, argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Completed:
         """Run a command to its end and give what it wrote. Raises EtcdopsError when it cannot run or takes too long."""
@@ -180,7 +224,10 @@ class LocalHost:
         gone. Nothing else that we have open is handed on: a lock that a shell holds on an inherited descriptor would
         stay held for as long as the member runs.
         """
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise _unusable("write", log, error) from error
         try:
             child = _Detached(
                 list(argv),
@@ -195,26 +242,21 @@ class LocalHost:
             raise EtcdopsError(f"cannot run {argv[0]} on {self.name}: {error.strerror or error}") from error
         finally:
             os.close(descriptor)
-        self._children[child.pid] = child
+        _children[child.pid] = child
         return identify(child.pid) or f"{child.pid}:gone:{boot_id()}"
-
-    def _reap(self, pid: int) -> None:
-        child = self._children.get(pid)
-        if child is not None and child.poll() is not None:
-            del self._children[pid]
 
     def process_state(self, ref: str) -> str:
         """Give "running", "paused" (stopped by a signal) or "gone" (a zombie is gone)."""
-        pid = int(ref.partition(":")[0]) if ref else 0
+        pid = _pid_of(ref)
         if not pid:
             return "gone"
-        self._reap(pid)
+        _reap(pid)
         if identify(pid) != ref:
             return "gone"
         stat = _stat(pid)
         if stat is None:
             return "gone" if os.path.isdir("/proc/self") else "running"
-        return "paused" if stat[0] in "Tt" else "running"
+        return "paused" if stat.state in "Tt" else "running"
 
     def send_signal(self, ref: str, signum: int) -> bool:
         """Send a signal to exactly that process; False if it is gone.
@@ -222,9 +264,9 @@ class LocalHost:
         A pidfd pins the process while its start time is compared, so not even an id that is reused between the two
         can be hit.
         """
-        pid = int(ref.partition(":")[0]) if ref else 0
-        if not pid:
+        if self.process_state(ref) == "gone":
             return False
+        pid = _pid_of(ref)
         try:
             descriptor = os.pidfd_open(pid)
         except OSError as error:
@@ -240,7 +282,7 @@ class LocalHost:
         except ProcessLookupError:
             return False
         except PermissionError as error:
-            raise Refused(f"not allowed to signal process {pid}: it belongs to another user") from error
+            raise _not_ours(pid) from error
         finally:
             os.close(descriptor)
         return True
@@ -252,6 +294,8 @@ class LocalHost:
             os.kill(pid, signum)
         except ProcessLookupError:
             return False
+        except PermissionError as error:
+            raise _not_ours(pid) from error
         return True
 
     def marked(self, mark: str) -> Iterator[MarkedProcess]:
@@ -260,8 +304,10 @@ class LocalHost:
 
         for process in psutil.process_iter():
             try:
+                ref = identify(process.pid)
                 environment = process.environ()
-                if mark in environment and (ref := identify(process.pid)):
+                # Looked at again, lest the environment be that of a process which took the id over in between.
+                if mark in environment and ref and ref == identify(process.pid):
                     ours = {key: value for key, value in environment.items() if key.startswith("ETCDOPS_")}
                     yield MarkedProcess(ref, ours, tuple(process.cmdline()))
             except (psutil.Error, OSError):
@@ -275,10 +321,15 @@ class LocalHost:
                 return file.read()
         except FileNotFoundError:
             return b""
+        except OSError as error:
+            raise _unusable("read", path, error) from error
 
     def make_dir(self, path: str) -> None:
         """Make a directory that only its owner can read, and its parents."""
-        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable("make", path, error) from error
 
     def is_empty(self, path: str) -> bool:
         """Whether there is nothing at `path`, or only an empty directory."""
@@ -286,6 +337,8 @@ class LocalHost:
             return not os.listdir(path)
         except FileNotFoundError:
             return True
+        except OSError:
+            return False
 
     def remove(self, path: str) -> None:
         """Remove a directory with all that is in it; a missing one is no error."""
@@ -298,9 +351,9 @@ class LocalHost:
 
     def free_bytes(self, path: str) -> int:
         """Give the free space, in bytes, of the file system that `path` will be on."""
-        place = Path(path)
-        while not place.exists():
-            place = place.parent
+        place = os.path.abspath(path)
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
         return shutil.disk_usage(place).free
 
     def port_in_use(self, port: int) -> bool:

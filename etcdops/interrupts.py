@@ -6,8 +6,8 @@ says how long healing needs: what undoes a fault is never interrupted, and nothi
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +52,7 @@ def handled(note: Callable[[], str] | None = None) -> Iterator[None]:
         signal.signal(signum, _arrived)
     try:
         yield
+        _raise_pending()
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -61,16 +62,19 @@ def handled(note: Callable[[], str] | None = None) -> Iterator[None]:
 def deferred() -> Iterator[None]:
     """Hold signals back inside the block, and raise one that arrived meanwhile at its end.
 
-    For a fault's injection: between what is written in the journal and what is done there is no third state.
+    For a fault's injection: between what is written in the journal and what is done there is no third state. An error
+    in the block goes first: that a fault could not be healed matters more than that somebody pressed Ctrl-C. Outside
+    the main thread, which no signal reaches, this changes nothing.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     _state.depth += 1
     try:
         yield
     finally:
         _state.depth -= 1
-    if _state.depth == 0 and _state.pending and not _state.raised:
-        _state.raised = True
-        raise Interrupted(_state.pending)
+    _raise_pending()
 
 
 def set_note(note: Callable[[], str]) -> None:
@@ -82,11 +86,23 @@ def _installed() -> bool:
     return any(signal.getsignal(signum) is _arrived for signum in _SIGNALS)
 
 
-def _arrived(signum: int, frame: FrameType | None) -> None:
-    if _state.pending:
-        sys.stderr.write(f"\n{_state.note()}\n")
-        return
-    _state.pending = signum
-    if _state.depth == 0:
+def _raise_pending() -> None:
+    if _state.depth == 0 and _state.pending and not _state.raised:
         _state.raised = True
-        raise Interrupted(signum)
+        raise Interrupted(_state.pending)
+
+
+def _arrived(signum: int, frame: FrameType | None) -> None:
+    if _state.pending and (_state.raised or _state.depth):
+        _say(_state.note())
+        return
+    _state.pending = _state.pending or signum
+    _raise_pending()
+
+
+def _say(text: str) -> None:
+    """Write to stderr, whose reader may be gone: healing must not end by that."""
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -65,14 +66,20 @@ class Member:
             return connection.status(timeout_s=timeout_s)
 
     def start(self, *, wait_s: float = 30.0) -> None:
-        """Start it, if it does not run, and wait until it serves linearizable reads.
+        """Start it if it does not run, let it go on if it is frozen, and wait until it serves linearizable reads.
 
-        Without a quorum no member serves them: with `wait_s` 0 nothing is waited for. Raises MemberFailed with the log
-        lines that matter when it dies, WaitTimeout when it does not serve in time.
+        Without a quorum no member serves them: with `wait_s` 0 nothing is waited for. Raises Refused when something
+        else listens on a port of its, MemberFailed with the log lines that matter when it dies, WaitTimeout when it
+        does not serve in time.
         """
         cluster = self.cluster
-        if self.state() == "stopped":
-            cluster.start_members([self.name])
+        with self._lock("start"):
+            cluster.save(cluster.runtime.adopt(cluster.record))
+            state = self.state()
+            if state == "stopped":
+                cluster.start_members([self.name])
+            elif state == "paused":
+                self.resume()
         if wait_s:
             cluster.wait_serving([self.name], timeout_s=wait_s)
 
@@ -81,16 +88,18 @@ class Member:
 
         A leader hands its leadership over first, so this is no failure: see `kill`.
         """
-        self.cluster.runtime.stop(self.cluster.record, [self.name], timeout_s=timeout_s)
-        self._wanted("stopped")
+        with self._lock("stop"):
+            self.cluster.runtime.stop(self.cluster.record, [self.name], timeout_s=timeout_s)
+            self._wanted("stopped")
 
     def kill(self) -> None:
         """Kill it (SIGKILL), as a crash would, and wait until it is gone."""
         runtime = self.cluster.runtime
         if not isinstance(runtime, CanKill):
             raise RuntimeUnavailable(f"the runtime {runtime.name} cannot kill a member")
-        runtime.kill(self.record)
-        self._wanted("stopped")
+        with self._lock("kill"):
+            runtime.kill(self.record)
+            self._wanted("stopped")
 
     def pause(self) -> None:
         """Freeze it: it keeps its memory and its connections, and does nothing."""
@@ -109,11 +118,18 @@ class Member:
         return runtime
 
     def logs(self, *, since: datetime | None = None, last: int | None = None) -> Iterator[LogLine]:
-        """Give what it has logged, oldest first: lines from `since` on, and of those the `last` ones."""
+        """Give what it has logged, oldest first: lines from `since` on, and of those the `last` ones.
+
+        A `since` without a time zone is in this machine's. Raises SpecError for a negative `last`.
+        """
         if last is not None and last < 0:
             raise SpecError(f"{last} lines cannot be given")
-        lines = [line for line in read_log(self.cluster.runtime, self.record) if since is None or line.time >= since]
-        yield from lines[len(lines) - last :] if last is not None and last < len(lines) else lines
+        start = since.astimezone() if since else None
+        lines = [line for line in read_log(self.cluster.runtime, self.record) if start is None or line.time >= start]
+        return iter(lines[len(lines) - last :] if last is not None and last < len(lines) else lines)
+
+    def _lock(self, act: str) -> AbstractContextManager[None]:
+        return self.cluster.store.lock(self.cluster.name, f"{act} {self.name} of {self.cluster.name}")
 
     def _wanted(self, wanted: str) -> None:
         self.cluster.save(

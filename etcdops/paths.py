@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["cache_dir", "find_state_dir", "index_file"]
+from etcdops.errors import StateError
+
+__all__ = ["cache_dir", "find_project_dir", "find_state_dir", "has_configuration", "index_file"]
+
+_CONFIGURATION_KINDS = ("yaml", "yml", "json", "py")
 
 
 def find_state_dir() -> str:
     """Give the state directory that applies here, whether or not it exists yet.
 
     ETCDOPS_STATE_DIR if set, else the nearest `.etcdops` from the working directory upwards, else `.etcdops` in the
-    working directory.
+    working directory. Raises StateError when the working directory has been deleted.
     """
     named = os.environ.get("ETCDOPS_STATE_DIR")
     if named:
         return os.path.abspath(named)
-    start = place = os.getcwd()
+    try:
+        start = place = os.getcwd()
+    except OSError as error:
+        raise StateError(
+            f"cannot look for .etcdops: the working directory cannot be found ({error.strerror})",
+            remedy="Go to a directory that exists, or name the state directory with ETCDOPS_STATE_DIR.",
+        ) from error
     while True:
         candidate = os.path.join(place, ".etcdops")
         if os.path.isdir(candidate):
@@ -25,6 +35,29 @@ def find_state_dir() -> str:
         if parent == place:
             return os.path.join(start, ".etcdops")
         place = parent
+
+
+def find_project_dir() -> str | None:
+    """Give the nearest directory, from here upwards, with an `invoke.yaml` (or .yml, .json, .py), or None.
+
+    Invoke looks beside the tasks.py that it found upwards; `etcdops` has none, and is to find the same file.
+    """
+    try:
+        place = os.getcwd()
+    except OSError:
+        return None
+    while True:
+        if has_configuration(os.path.join(place, "invoke")):
+            return place
+        parent = os.path.dirname(place)
+        if parent == place:
+            return None
+        place = parent
+
+
+def has_configuration(prefix: str) -> bool:
+    """Whether there is a configuration file of Invoke's whose path is `prefix` and one of its endings."""
+    return any(os.path.exists(f"{prefix}.{kind}") for kind in _CONFIGURATION_KINDS)
 
 
 def cache_dir() -> str:

@@ -35,11 +35,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("etcd_cluster_scope", f"how long a cluster lives: {', '.join(_SCOPES)}", default="function")
 
 
-def _scope(fixture_name: str, config: pytest.Config) -> Any:
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a setting that is not known here: where fixtures are made, pytest takes an error for one of its own."""
     scope = config.getini("etcd_cluster_scope")
     if scope not in _SCOPES:
         raise pytest.UsageError(f"etcd_cluster_scope = {scope} is not known: choose one of {', '.join(_SCOPES)}")
-    return scope
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Any:
+    return config.getini("etcd_cluster_scope")
 
 
 @pytest.fixture(scope=_scope)
@@ -65,11 +69,7 @@ def etcd_cluster(
     from etcdops.spec import ClusterSpec
     from etcdops.state import Store
 
-    store = Store(tmp_path_factory.mktemp("etcdops"))
     spec = etcd_cluster_spec or ClusterSpec.of_size("test")
-    cluster = Cluster.create(spec, runtime=etcd_cluster_runtime, store=store)
-    try:
-        cluster.up()
+    store = Store(tmp_path_factory.mktemp("etcdops"))
+    with Cluster.create(spec, runtime=etcd_cluster_runtime, store=store, temporary=True) as cluster:
         yield cluster
-    finally:
-        cluster.purge()

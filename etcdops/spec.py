@@ -18,7 +18,7 @@ import msgspec
 
 from etcdops.errors import SpecError
 
-__all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "parse_size", "valid_name"]
+__all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "is_valid_name", "parse_size", "valid_name"]
 
 #: Names of members, in order of creation. The first three are the original lab's.
 MEMBER_NAMES = ("ironman", "thor", "deadpool", "hulk", "wasp", "storm", "gambit")
@@ -27,12 +27,17 @@ _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _PURPOSES = ("lab", "production")
 
 
+def is_valid_name(name: str) -> bool:
+    """Whether `name` can name a cluster or a member."""
+    return _CLUSTER_NAME.fullmatch(name) is not None
+
+
 def valid_name(name: str, *, what: str = "cluster") -> str:
     """Give `name` back if it can name a cluster or a member; raise SpecError otherwise.
 
     A name becomes part of paths, of host names and of labels, hence the narrow alphabet.
     """
-    if not _CLUSTER_NAME.fullmatch(name):
+    if not is_valid_name(name):
         raise SpecError(
             f"{name!r} cannot name a {what}: 1 to 31 of a-z, 0-9 and '-', beginning with a letter or digit",
             remedy=f"Choose a name such as {'lab' if what == 'cluster' else 'ironman'!r}.",
@@ -151,9 +156,9 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         With `base_port`, the members take ports from there on: client and peer port of the first, of the second, …
         """
+        parse_size(str(size))
         if base_port and not 1024 <= base_port <= 65535 - 2 * size + 1:
             raise SpecError(f"--port {base_port} is not offered: 1024 to {65535 - 2 * size + 1} are")
-        parse_size(str(size))
         members = tuple(
             MemberSpec(
                 member,

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +26,7 @@ import msgspec
 
 from etcdops.errors import ClusterNotFound, Locked, SpecError, StateError
 from etcdops.paths import find_state_dir
-from etcdops.spec import ClusterSpec, valid_name
+from etcdops.spec import ClusterSpec, is_valid_name, valid_name
 
 __all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhealed", "replace_file"]
 
@@ -32,6 +34,13 @@ __all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhea
 SCHEMA = 1
 
 _T = TypeVar("_T")
+
+_MEND = "Restore it from a copy; or see `cluster.list`, and remove the cluster with `cluster.prune`."
+
+_URL = re.compile(r"https?://[^/:\s]+:\d{1,5}")
+
+#: The locks that this process holds: their files, and the threads that hold them.
+_held: set[tuple[str, int, int]] = set()
 
 
 class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +70,13 @@ class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ref: str = ""
     wanted: str = "stopped"
 
+    def __post_init__(self) -> None:
+        for url in (self.client_url, self.peer_url):
+            if not _URL.fullmatch(url):
+                raise SpecError(f"{url!r} of member {self.name} is not a URL of the kind http://HOST:PORT")
+        if self.wanted not in ("running", "stopped"):
+            raise SpecError(f"member {self.name} cannot be wanted {self.wanted!r}: running or stopped")
+
 
 class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster as it was created. Replaced as a whole, never edited."""
@@ -80,6 +96,11 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrapped: bool = False
     #: The process that made it, for a temporary cluster: once that is gone, the cluster is a leftover.
     owner: str = ""
+
+    def __post_init__(self) -> None:
+        names = tuple(member.name for member in self.members)
+        if names != self.spec.names:
+            raise SpecError(f"its members are {names}, and those of its specification {self.spec.names}")
 
     def member(self, name: str) -> MemberRecord:
         """Give the record of the member called `name`; raise SpecError if there is none."""
@@ -111,7 +132,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
     Raises StateError when the directory cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         try:
@@ -182,9 +203,10 @@ class Store:
     def names(self) -> list[str]:
         """Names of the clusters in this directory, sorted."""
         try:
-            return sorted(entry.parent.name for entry in (self.root / "clusters").glob("*/cluster.json"))
+            entries = list((self.root / "clusters").glob("*/cluster.json"))
         except OSError as error:
             raise StateError(f"cannot read {self.root}: {error.strerror or error}") from error
+        return sorted(entry.parent.name for entry in entries if is_valid_name(entry.parent.name))
 
     def exists(self, name: str) -> bool:
         """Whether there is a cluster called `name` here."""
@@ -193,8 +215,8 @@ class Store:
     def load(self, name: str) -> ClusterRecord:
         """Give the record of the cluster called `name`.
 
-        Raises ClusterNotFound, or StateError for a record that cannot be read, is damaged, or was written by a newer
-        release.
+        Raises ClusterNotFound, or StateError for a record that cannot be read, is damaged, was written by a newer
+        release, or was moved or copied here: its members' data and logs are elsewhere, and may be another's.
         """
         path = self.cluster_dir(name) / "cluster.json"
         try:
@@ -213,7 +235,16 @@ class Store:
                 f"{path} has schema {schema}, and this release of etcdops reads up to {SCHEMA}",
                 remedy="Use the newer release of etcdops that wrote it.",
             )
-        return self._decode(path, content, ClusterRecord)
+        if schema < 1:
+            raise StateError(f"{path} is damaged: there is no schema {schema}", remedy=_MEND)
+        record = self._decode(path, content, ClusterRecord)
+        made_in = Store(record.state_dir).cluster_dir(record.spec.name)
+        if os.path.realpath(made_in) != os.path.realpath(path.parent):
+            raise StateError(
+                f"{path} is the record of the cluster in {made_in}: it was moved or copied here",
+                remedy="Move it back, for its data and its members belong there; a copy cannot be used beside it.",
+            )
+        return record
 
     def stamp(self, name: str) -> tuple[int, int]:
         """Give what changes whenever the cluster's record is written; (0, 0) when there is none."""
@@ -232,9 +263,12 @@ class Store:
         """Give the fault that is in force on the cluster called `name`, or None."""
         path = self.cluster_dir(name) / "unhealed.json"
         try:
-            return self._decode(path, path.read_bytes(), Unhealed)
+            content = path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+        return self._decode(path, content, Unhealed, remedy="Delete it, then type `up-env`: it lets frozen members go.")
 
     def mark_unhealed(self, name: str, fault: Unhealed) -> None:
         """Record a fault, before it is applied."""
@@ -242,44 +276,56 @@ class Store:
 
     def clear_unhealed(self, name: str) -> None:
         """Record that no fault is in force any more."""
-        (self.cluster_dir(name) / "unhealed.json").unlink(missing_ok=True)
+        path = self.cluster_dir(name) / "unhealed.json"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     @staticmethod
-    def _decode(path: Path, content: bytes, kind: type[_T]) -> _T:
+    def _decode(path: Path, content: bytes, kind: type[_T], *, remedy: str = _MEND) -> _T:
         try:
             return msgspec.json.decode(content, type=kind)
         except (msgspec.MsgspecError, SpecError) as error:
-            raise StateError(
-                f"{path} is damaged: {error}",
-                remedy="Restore it from a copy; or see `cluster.list`, and remove the cluster with `cluster.prune`.",
-            ) from error
+            raise StateError(f"{path} is damaged: {error}", remedy=remedy) from error
 
     # -- one writer at a time
 
     @contextmanager
-    def lock(self, name: str, doing: str, *, wait_s: float = 120.0, on_wait: object = None) -> Iterator[None]:
+    def lock(
+        self, name: str, doing: str, *, wait_s: float = 120.0, on_wait: Callable[[str], None] | None = None
+    ) -> Iterator[None]:
         """Hold the cluster's lock while `doing` something to it.
 
         Waits up to `wait_s` seconds for another command to finish, calling `on_wait(message)` once, then raises
-        Locked, naming the holder. A crash releases the lock: it belongs to the open file, and no member inherits it.
+        Locked, naming the holder. A thread that holds it already goes on at once. A crash releases the lock: it
+        belongs to the open file, and no member inherits it.
         """
-        path = self.make_dir(self.root / "locks") / valid_name(name)
+        path = self.root / "locks" / valid_name(name)
+        mine = (str(path), os.getpid(), threading.get_ident())
+        if mine in _held:
+            yield
+            return
+        self.make_dir(path.parent)
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
             self._acquire(descriptor, name, wait_s, on_wait)
+            _held.add(mine)
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"`{doing}` (process {os.getpid()}, since {stamp})".encode(), 0)
-            yield
-            os.ftruncate(descriptor, 0)
+            _inscribe(descriptor, f"`{doing}` (process {os.getpid()}, since {stamp})")
+            try:
+                yield
+            finally:
+                _inscribe(descriptor, "")
         finally:
+            _held.discard(mine)
             os.close(descriptor)
 
     @staticmethod
-    def _acquire(descriptor: int, name: str, wait_s: float, on_wait: object) -> None:
+    def _acquire(descriptor: int, name: str, wait_s: float, on_wait: Callable[[str], None] | None) -> None:
         deadline = time.monotonic() + wait_s
         told = False
         while True:
@@ -288,15 +334,29 @@ class Store:
                 return
             except BlockingIOError:
                 holder = os.pread(descriptor, 400, 0).decode(errors="replace") or "another command"
+            except OSError as error:
+                raise StateError(
+                    f"cannot lock cluster {name}: {error.strerror or error}",
+                    remedy="Name a place on a file system that knows locks with ETCDOPS_STATE_DIR.",
+                ) from error
             if time.monotonic() >= deadline:
                 raise Locked(
                     f"cluster {name} is being worked on by {holder}; waited {wait_s:.0f} s",
                     remedy="Wait for it to end, or end it with Ctrl-C: it heals what it broke.",
                 )
-            if not told and callable(on_wait):
+            if on_wait and not told:
                 on_wait(f"waiting for cluster {name}: {holder} is working on it")
                 told = True
             time.sleep(0.02)
+
+
+def _inscribe(descriptor: int, holder: str) -> None:
+    """Write down who holds a lock. The lock itself does not depend on it, so a full disk is no reason to fail."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)
+    except OSError:
+        pass
 
 
 class _Schema(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -17,10 +18,20 @@ from etcdops.runtimes.base import Runtime
 from etcdops.state import ClusterRecord, MemberRecord
 from etcdops.wire import Pending
 
-__all__ = ["ClusterStatus", "Finding", "MemberStatus", "leader_of", "observe"]
+__all__ = ["ClusterStatus", "Finding", "MemberStatus", "leader_of", "observe", "refused_by_auth"]
 
 #: How long a member may take to answer. `status` is back within two seconds, frozen members or not.
 _ANSWER_S = 1.0
+
+#: An alarm among the errors in a member's status, as protobuf writes it: spaces vary, and a member of 0 is left out.
+_ALARM = re.compile(r"(?:memberID:\s*(\d+)\s+)?alarm:\s*([A-Z]+)\s*")
+
+#: What each alarm means (https://etcd.io/docs/v3.5/op-guide/maintenance/#space-quota, …/data_corruption/).
+_ALARMS = {
+    "NOSPACE": "no write is accepted: the space quota is used up. Compact, `ctl -- defrag --cluster`, then"
+    " `ctl -- alarm disarm`",
+    "CORRUPT": "its data differs from that of the others, and nothing is served: replace it",
+}
 
 
 class MemberStatus(msgspec.Struct, frozen=True):
@@ -137,8 +148,12 @@ def _highest_term(statuses: dict[str, Status], names: dict[int, str]) -> tuple[s
 
 
 def _ask(members: list[MemberRecord], record: ClusterRecord, timeout_s: float) -> dict[str, _Answer]:
-    """Three questions to each member, all of them at the same time."""
-    questions: tuple[Call[Any], ...] = (calls.status(), calls.range(b"health"), calls.alarms())
+    """Two questions to each member, all of them at the same time.
+
+    Alarms are among the errors in the first one's answer. To list them by the call that is meant for that would be a
+    proposal to Raft, an entry in every member's log for each look.
+    """
+    questions: tuple[Call[Any], ...] = (calls.status(), calls.range(b"health"))
     with ExitStack() as stack:
         asked: dict[str, list[Pending[Any] | EtcdError]] = {}
         for member in members:
@@ -157,23 +172,29 @@ def _attempt(call: Callable[[], Any]) -> Any:
         return error
 
 
-def _answer(status: Status | EtcdError, read: object, alarms: tuple[Alarm, ...] | EtcdError) -> _Answer:
+def _answer(status: Status | EtcdError, read: object) -> _Answer:
     errors = [f"{e.code}: {e.text}" for e in (status, read) if isinstance(e, EtcdError)]
-    # A user who may not read this key was still served through the leader.
-    denied = isinstance(read, EtcdError) and read.code == "PERMISSION_DENIED"
     known = None if isinstance(status, EtcdError) else status
-    raised = () if isinstance(alarms, EtcdError) else alarms
+    said = [(_ALARM.fullmatch(text), text) for text in (known.errors if known else ())]
     return _Answer(
         known,
-        denied or not isinstance(read, EtcdError),
-        raised,
-        tuple(dict.fromkeys([*(known.errors if known else ()), *errors])),
+        not isinstance(read, EtcdError) or refused_by_auth(read),
+        tuple(Alarm(int(alarm[1] or 0), alarm[2]) for alarm, _ in said if alarm),
+        tuple(dict.fromkeys([*(text for alarm, text in said if not alarm), *errors])),
     )
+
+
+def refused_by_auth(error: EtcdError) -> bool:
+    """Whether etcd refused a linearizable call only because of who asked: it had reached a quorum before it said so."""
+    return error.code == "PERMISSION_DENIED" or error.text == "etcdserver: user name is empty"
 
 
 def _member(member: MemberRecord, state: str, answer: _Answer | None, ids: dict[int, str]) -> MemberStatus:
     health = {"paused": "frozen", "stopped": "stopped"}.get(state, "unreachable")
     status = answer.status if answer else None
+    if answer and answer.readable:
+        # Newer releases tell nobody their status whom they do not know, and serve all the same.
+        health = "healthy"
     if answer is None or status is None:
         return MemberStatus(
             member.name, "", "", health, member.client_url, member.peer_url, errors=answer.errors if answer else ()
@@ -183,7 +204,7 @@ def _member(member: MemberRecord, state: str, answer: _Answer | None, ids: dict[
         name=member.name,
         id=wire.hex_id(status.member_id),
         role=role if status.leader or status.is_learner else "",
-        health="healthy" if answer.readable else "unhealthy",
+        health=health if answer.readable else "unhealthy",
         client_url=member.client_url,
         peer_url=member.peer_url,
         version=status.version,
@@ -191,7 +212,7 @@ def _member(member: MemberRecord, state: str, answer: _Answer | None, ids: dict[
         revision=status.revision,
         raft_index=status.raft_index,
         db_size=status.db_size,
-        alarms=tuple(alarm.kind for alarm in answer.alarms if alarm.member_id == status.member_id),
+        alarms=tuple(alarm.kind for alarm in answer.alarms if alarm.member_id in (0, status.member_id)),
         errors=answer.errors,
     )
 
@@ -217,6 +238,15 @@ def _warnings(
             for bad in versions.findings(versions.parse_version(record.etcd_version))
             if bad.severity == "unsafe"
         ]
+    found += [
+        Finding(f"alarm-{kind.lower()}", f"{member.name} has raised {kind}: {_ALARMS.get(kind, 'see etcd')}")
+        for member in members
+        for kind in member.alarms
+    ]
+    if any("etcdserver: user name is empty" in error for answer in answers.values() for error in answer.errors):
+        found.append(
+            Finding("auth", "authentication is on, and etcdops has no user: what members tell only to users is missing")
+        )
     leaders: dict[int, set[int]] = {}
     for answer in answers.values():
         if answer.status and answer.status.leader:

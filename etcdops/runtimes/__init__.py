@@ -22,7 +22,12 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Runtime:
-    """Give a runtime by its name, on this machine; raise SpecError for a name that is not known."""
+    """Give a runtime by its name, on this machine; "auto" and "" are what `choose` gives for them.
+
+    Raises SpecError for a name that is not known.
+    """
+    if name in ("", "auto"):
+        name, _ = choose(name)
     if name not in _modules():
         raise SpecError(f"there is no runtime {name!r}", remedy=f"Choose one of {', '.join(['auto', *names()])}.")
     runtime: Runtime = _load(name).RUNTIME()

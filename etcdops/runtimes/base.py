@@ -42,13 +42,19 @@ class Runtime(Protocol):
         """Give the reason why this machine cannot run members in this way, or None when it can."""
 
     def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
-        """Choose hosts, ports and places for data of new members. Changes nothing yet."""
+        """Choose hosts, ports and places for data of new members. Changes nothing yet; may be asked several times."""
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
-        """Start the named members and give the record with their new references. Does not wait for etcd to serve."""
+        """Start the named members and give the record with their new references. Does not wait for etcd to serve.
+
+        All of them or, when it raises, none.
+        """
 
     def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
-        """Ask the named members to end (SIGTERM) and wait until they have; after `timeout_s` seconds kill them."""
+        """Ask the named members to end (SIGTERM) and wait until they have.
+
+        Those that have not ended after `timeout_s` seconds, in all and not for each, are killed.
+        """
 
     def state(self, member: MemberRecord) -> MemberState:
         """Look whether a member runs, now."""

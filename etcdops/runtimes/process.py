@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import msgspec
 
-from etcdops.errors import MemberFailed, Refused
+from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused
 from etcdops.hosts import Host, LocalHost
 from etcdops.runtimes.base import Leftover, MemberState
 from etcdops.spec import ClusterSpec
@@ -27,8 +27,10 @@ __all__ = ["RUNTIME", "ProcessRuntime"]
 #: etcd allocates a write-ahead log segment of 64 MB and a spare one as it starts, and its database grows from there.
 _ROOM_PER_MEMBER = 160 * 2**20
 
-#: Below the range from which Linux gives outgoing connections their ports: a stopped member's ports stay its own.
+#: Ports that members get. The kernel gives outgoing connections theirs from a range of its own, by default from 32768
+#: on; ports outside of that stay a stopped member's own.
 _PORTS = range(20000, 32000)
+_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 
 _MARK = "ETCDOPS_CLUSTER_ID"
 
@@ -50,7 +52,8 @@ class ProcessRuntime:
     def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
         """Choose ports and places for data of new members. Changes nothing yet.
 
-        Raises Refused when a pinned port is in use, or the disk has no room for the members' logs.
+        Raises Refused when a pinned port is in use, the disk has no room for the members' logs, or something already
+        is where a member's data would be.
         """
         free, needed = self.host.free_bytes(directory), _ROOM_PER_MEMBER * len(spec.members)
         if free < needed:
@@ -68,7 +71,7 @@ class ProcessRuntime:
                 )
         fresh = self._free_ports(2 * len(spec.members), pinned)
         scheme = "https" if spec.tls else "http"
-        return tuple(
+        members = tuple(
             MemberRecord(
                 name=member.name,
                 host=self.host.name,
@@ -79,17 +82,38 @@ class ProcessRuntime:
             )
             for member in spec.members
         )
+        for placed in members:
+            if not self.host.is_empty(placed.data.place):
+                raise Refused(
+                    f"{placed.data.place} on {self.host.name} is not empty: it holds the data of an earlier cluster",
+                    remedy="Move it away, or delete it.",
+                )
+        return members
 
     def _free_ports(self, count: int, taken: set[int]) -> list[int]:
         ports: list[int] = []
-        for port in random.sample(_PORTS, len(_PORTS)):
+        candidates = self._candidates()
+        for port in random.sample(candidates, len(candidates)):
             if len(ports) == count:
                 break
             if port not in taken and not self.host.port_in_use(port):
                 ports.append(port)
         if len(ports) < count:
-            raise Refused(f"fewer than {count} ports from {_PORTS.start} to {_PORTS.stop} are free on {self.host.name}")
+            raise Refused(
+                f"fewer than {count} ports of {len(candidates)} that members may have are free on {self.host.name}",
+                remedy="Name ports with --port, or remove clusters that are not needed: see `cluster.list`.",
+            )
         return ports
+
+    def _candidates(self) -> list[int]:
+        """Give the ports that members may have: outside the range of outgoing connections, while there are enough."""
+        limits = self.host.read(_EPHEMERAL).split()
+        low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
+        for ports in (_PORTS, range(10000, 65536)):
+            outside = [port for port in ports if not low <= port <= high]
+            if len(outside) >= 1000:
+                return outside
+        return list(_PORTS)
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds a port of theirs, with that port."""
@@ -104,13 +128,36 @@ class ProcessRuntime:
     # -- members
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
-        """Start the named members and give the record with their new references. Does not wait for etcd to serve."""
-        for name in names:
-            member = record.member(name)
-            self.host.make_dir(member.data.place)
-            ref = self.host.spawn(self.command(record, member), log=member.log, env=self._environment(record, member))
-            record = record.with_member(msgspec.structs.replace(member, ref=ref, wanted="running"))
+        """Start the named members and give the record with their new references. Does not wait for etcd to serve.
+
+        Raises BinaryError when etcd cannot be run, StateError when a member's data or log cannot be written; the
+        members that this call started are ended then.
+        """
+        started: list[str] = []
+        try:
+            for name in names:
+                ref = self._spawn(record, record.member(name))
+                started.append(ref)
+                record = record.with_member(msgspec.structs.replace(record.member(name), ref=ref, wanted="running"))
+        except BaseException:
+            for ref in started:
+                self.host.send_signal(ref, signal.SIGKILL)
+                self.host.wait_gone(ref, 10.0)
+            raise
         return record
+
+    def _spawn(self, record: ClusterRecord, member: MemberRecord) -> str:
+        self.host.make_dir(member.data.place)
+        try:
+            return self.host.spawn(self.command(record, member), log=member.log, env=self._environment(record, member))
+        except Refused:
+            raise
+        except EtcdopsError as error:
+            raise BinaryError(
+                f"cannot start {member.name}: {error}",
+                remedy=f"Cluster {record.spec.name} was created with the etcd {record.etcd_version} in {record.binary}:"
+                " put it back there.",
+            ) from error
 
     def command(self, record: ClusterRecord, member: MemberRecord) -> list[str]:
         """Give the argv that runs a member."""
@@ -159,15 +206,19 @@ class ProcessRuntime:
         return environment
 
     def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
-        """Ask the named members to end (SIGTERM) and wait until they have; after `timeout_s` seconds kill them."""
+        """Ask the named members to end (SIGTERM) and wait until they have.
+
+        Those that have not ended after `timeout_s` seconds, in all and not for each, are killed.
+        """
         for name in names:
             ref = record.member(name).ref
             self.host.send_signal(ref, signal.SIGTERM)
             # A frozen process cannot act on SIGTERM.
             self.host.send_signal(ref, signal.SIGCONT)
+        deadline = time.monotonic() + timeout_s
         for name in names:
             member = record.member(name)
-            if not self.host.wait_gone(member.ref, timeout_s):
+            if not self.host.wait_gone(member.ref, max(deadline - time.monotonic(), 0.0)):
                 self.kill(member)
 
     def kill(self, member: MemberRecord) -> None:
@@ -211,8 +262,9 @@ class ProcessRuntime:
         if all(self.state(member) != "stopped" for member in record.members):
             return record
         for process in self.host.marked(_MARK):
-            if process.environment[_MARK] == record.id:
-                member = record.member(process.environment["ETCDOPS_MEMBER"])
+            name = process.environment.get("ETCDOPS_MEMBER", "")
+            if process.environment[_MARK] == record.id and name in record.spec.names:
+                member = record.member(name)
                 if self.state(member) == "stopped":
                     record = record.with_member(msgspec.structs.replace(member, ref=process.ref, wanted="running"))
         return record

@@ -1,0 +1,126 @@
+"""What a new cluster is made of, before anything runs: PEM files, binaries, ports, and where it is remembered."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from etcdops.errors import Refused, SpecError, StateError
+from etcdops.paths import index_file
+from etcdops.spec import ClusterSpec, Timing, Tls
+
+if TYPE_CHECKING:
+    from etcdops.runtimes.base import Runtime
+    from etcdops.state import ClusterRecord, MemberRecord, Store
+
+__all__ = ["binaries_for", "check_same", "place", "remember", "with_tls_files"]
+
+_log = logging.getLogger(__name__)
+
+
+def with_tls_files(spec: ClusterSpec) -> ClusterSpec:
+    """Give the spec with absolute paths of PEM files, for members run elsewhere; SpecError for one that is missing."""
+    if spec.tls is None:
+        return spec
+    tls = Tls(_pem(spec.tls.ca), _pem(spec.tls.client_cert), _pem(spec.tls.client_key))
+    members = tuple(msgspec.structs.replace(m, cert=_pem(m.cert), key=_pem(m.key)) for m in spec.members)
+    return msgspec.structs.replace(spec, tls=tls, members=members)
+
+
+def _pem(path: str) -> str:
+    try:
+        with open(path, "rb"):
+            return os.path.abspath(path)
+    except OSError as error:
+        raise SpecError(f"cannot read the PEM file {path}: {error.strerror or error}") from error
+
+
+def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> tuple[MemberRecord, ...]:
+    """Place the members at ports that no other cluster of this state directory has, be it stopped or not."""
+    taken = set()
+    for name in store.names():
+        try:
+            taken |= {port for member in store.load(name).members for port in _ports(member)}
+        except StateError:
+            continue
+    pinned = {port for member in spec.members for port in (member.client_port, member.peer_port)}
+    directory = str(store.cluster_dir(spec.name))
+    for _ in range(20):
+        members = runner.place(spec, cluster_id, directory)
+        if not taken & ({port for member in members for port in _ports(member)} - pinned):
+            break
+    return members
+
+
+def _ports(member: MemberRecord) -> tuple[int, int]:
+    return int(member.client_url.rpartition(":")[2]), int(member.peer_url.rpartition(":")[2])
+
+
+def binaries_for(spec: ClusterSpec, runner: Runtime, offline: bool, progress: Callable[[str], None]) -> tuple[str, str]:
+    """Give the directory of the etcd to run, and its version; "" for a runtime that runs none.
+
+    Raises BinaryError when there is no etcd that fits.
+    """
+    if not getattr(runner, "needs_binaries", True):
+        return "", spec.etcd_version
+    from etcdops import binaries
+
+    found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
+    return os.path.dirname(found.etcd), str(found.version)
+
+
+def remember(store: Store) -> None:
+    """Add a state directory to this user's list. Best effort: without it only running clusters are found elsewhere."""
+    path = index_file()
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            known = file.read().splitlines()
+            if str(store.root) not in known:
+                # Directories of temporary clusters would pile up here.
+                kept = [root for root in known if os.path.isdir(root)]
+                if kept != known:
+                    file.truncate(0)
+                    file.writelines(f"{root}\n" for root in kept)
+                file.write(f"{store.root}\n")
+    except OSError as error:
+        _log.debug("cannot write %s: %s", path, error)
+
+
+def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterSpec) -> None:
+    """Refuse a wish that differs from what the cluster has: runtime, size, version and so on are fixed at creation.
+
+    Raises Refused, saying what the cluster has. What is left at its default in `spec` is no wish.
+    """
+    differs = []
+    if runtime and runtime not in ("auto", record.runtime):
+        differs.append(f"runtime {record.runtime}, not {runtime}")
+    if size and size != len(record.members):
+        differs.append(f"{len(record.members)} members, not {size}")
+    if spec.etcd_version and spec.etcd_version.lstrip("v") != record.etcd_version:
+        differs.append(f"etcd {record.etcd_version}, not {spec.etcd_version}")
+    if spec.etcd_bin and os.path.realpath(spec.etcd_bin).removesuffix("/etcd") != os.path.realpath(record.binary):
+        differs.append(f"the etcd in {record.binary}, not {spec.etcd_bin}")
+    port = spec.members[0].client_port
+    if port and port != record.spec.members[0].client_port:
+        has = record.members[0].client_url.rpartition(":")[2]
+        differs.append(f"port {has} for its first member, not {port}")
+    if spec.timing not in (Timing(), record.spec.timing):
+        timing = record.spec.timing
+        differs.append(f"a heartbeat of {timing.heartbeat_ms} ms, an election timeout of {timing.election_ms} ms")
+    if spec.tls and with_tls_files(spec).tls != record.spec.tls:
+        differs.append("TLS with other files" if record.spec.tls else "no TLS")
+    if spec.purpose not in ("lab", record.spec.purpose):
+        differs.append(f"the purpose {record.spec.purpose}, not {spec.purpose}")
+    if differs:
+        raise Refused(
+            f"cluster {record.spec.name} has {'; '.join(differs)}: these are fixed when it is created",
+            remedy="Leave the flag out, or create another cluster with --cluster NAME.",
+        )
