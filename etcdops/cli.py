@@ -6,8 +6,12 @@ import os
 import sys
 
 from etcdops import etcdctl
-from etcdops.errors import ClusterNotFound, EtcdopsError, SpecError
-from etcdops.paths import find_state_dir
+from etcdops.errors import ClusterNotFound, EtcdopsError, Interrupted
+from etcdops.paths import find_project_dir, find_state_dir, has_configuration
+
+TYPE_CHECKING = False  # `typing` itself is not imported: it takes longer than all that `ctl` does
+if TYPE_CHECKING:
+    from invoke.context import Context
 
 __all__ = ["hand_over", "main"]
 
@@ -17,9 +21,26 @@ def main() -> None:
     cluster = _fast_ctl(sys.argv)
     if cluster is not None:
         sys.exit(hand_over(cluster, sys.argv))
+    _prepare()
     from etcdops.tasks.program import program
 
-    program.run()
+    try:
+        program.run()
+    except BrokenPipeError:
+        # The reader (`head`, say) has enough. Nothing more can be written, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def _prepare() -> None:
+    """Make the process ready for Invoke: streams that a caller closed, and Ctrl-C where no task handles it."""
+    import signal
+
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as we run
+    # Outside a task, to end at once says more than Invoke's exit code 1. A task handles its signals itself.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _fast_ctl(argv: list[str]) -> str | None:
@@ -32,7 +53,7 @@ def _fast_ctl(argv: list[str]) -> str | None:
         return None
     own = argv[2 : argv.index("--")]
     if not own:
-        return os.environ.get("INVOKE_ETCDOPS_CLUSTER", "lab")
+        return os.environ.get("INVOKE_ETCDOPS_CLUSTER") or "lab"
     if len(own) == 2 and own[0] in ("--cluster", "-c"):
         return own[1]
     if len(own) == 1 and own[0].startswith("--cluster="):
@@ -43,35 +64,44 @@ def _fast_ctl(argv: list[str]) -> str | None:
 def _has_invoke_files() -> bool:
     if "INVOKE_RUNTIME_CONFIG" in os.environ:
         return True
-    places = ("/etc/invoke", os.path.expanduser("~/.invoke"), "invoke")
-    return any(os.path.exists(f"{place}.{kind}") for place in places for kind in ("yaml", "yml", "json", "py"))
+    return any(map(has_configuration, ("/etc/invoke", os.path.expanduser("~/.invoke")))) or bool(find_project_dir())
 
 
-def hand_over(cluster: str, argv: list[str]) -> int:
-    """Become etcdctl with what follows the first `--` of `argv`; give an exit code only when that cannot be done."""
+def hand_over(cluster: str, argv: list[str], context: Context | None = None) -> int:
+    """Become etcdctl with what follows the first `--` of `argv`; give an exit code only when that cannot be done.
+
+    Where no member runs, a cluster is offered on a terminal; `context` holds what a configuration says about it.
+    """
     try:
         arguments = etcdctl.remainder(argv)
-        if arguments is None:
-            raise SpecError(
-                "`ctl` takes etcdctl's arguments after `--`", remedy="For example: `ctl -- member list -w table`."
-            )
-        if not arguments:
-            arguments = ["--help"]
+        words = etcdctl.misplaced(argv)
+        if arguments is None or words:
+            raise etcdctl.without_dashes(words)
+        etcdctl.check_name(cluster)
         _warn_unhealed(cluster)
+        arguments = arguments or ["--help"]
         try:
             plan = etcdctl.plan(cluster, arguments)
         except (etcdctl.NotUp, ClusterNotFound) as error:
-            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):
                 raise
-            _offer_to_start(cluster, error)
+            _offer_to_start(cluster, error, context)
             plan = etcdctl.plan(cluster, arguments)
         etcdctl.become(plan)
     except EtcdopsError as error:
-        sys.stderr.write(f"error: {error}\n" + (f"  -> {error.remedy}\n" if error.remedy else ""))
+        _tell(f"error: {error}\n" + (f"  -> {error.remedy}\n" if error.remedy else ""))
+        return error.exit_code
+    except Interrupted as error:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _warn_unhealed(cluster: str) -> None:
@@ -81,15 +111,13 @@ def _warn_unhealed(cluster: str) -> None:
         warn_unhealed(cluster)
 
 
-def _offer_to_start(cluster: str, error: EtcdopsError) -> None:
-    sys.stderr.write(f"{error}\nStart it now? [y/N] ")
-    sys.stderr.flush()
+def _offer_to_start(cluster: str, error: EtcdopsError, context: Context | None) -> None:
+    _tell(f"{error}\nStart it now? [y/N] ")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise error
-    from etcdops.cluster import Cluster
     from etcdops.interrupts import handled
-    from etcdops.spec import ClusterSpec
     from etcdops.tasks.common import say
+    from etcdops.tasks.environment import start_as_configured
 
     with handled():
-        Cluster.ensure_up(ClusterSpec.of_size(cluster), progress=say)
+        start_as_configured(context, cluster, progress=say)

@@ -12,7 +12,17 @@ import sys
 from etcdops.errors import BinaryError, ClusterNotFound, Refused, SpecError, StateError
 from etcdops.paths import find_state_dir
 
-__all__ = ["CtlPlan", "NotUp", "become", "environment", "plan", "remainder"]
+__all__ = [
+    "CtlPlan",
+    "NotUp",
+    "become",
+    "check_name",
+    "environment",
+    "misplaced",
+    "plan",
+    "remainder",
+    "without_dashes",
+]
 
 #: What we set for the caller, and what each of those is called as a flag. etcdctl refuses to start when it is given
 #: both ("conflicting environment variable is shadowed by corresponding command-line flag", etcd#11298), so a flag of
@@ -36,6 +46,9 @@ _REPLACED = (
 
 #: Subcommands that talk to no cluster.
 _LOCAL = ("help", "version", "completion")
+_LOCAL_SNAPSHOT = ("restore", "status")
+
+_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 class NotUp(Refused):
@@ -56,21 +69,47 @@ def remainder(argv: list[str]) -> list[str] | None:
     return argv[argv.index("--") + 1 :] if "--" in argv else None
 
 
+def misplaced(argv: list[str]) -> list[str]:
+    """Give the words between `ctl` and the first `--` (or the end) that are no flags of ours.
+
+    Invoke would take them for further tasks: `ctl status` for `ctl` and then `status`.
+    """
+    end = argv.index("--") if "--" in argv else len(argv)
+    start = next((i for i in range(1, end) if argv[i].rpartition(".")[2] == "ctl"), end)
+    found: list[str] = []
+    own = iter(argv[start + 1 : end])
+    for word in own:
+        if word in ("--cluster", "-c"):
+            next(own, None)
+        elif found or not word.startswith(("--cluster=", "-c", "-h", "--help")):
+            found.append(word)
+    return found
+
+
+def check_name(cluster: str) -> None:
+    """Raise SpecError for what cannot be a cluster's name, before it becomes part of a path."""
+    if not _NAME_LETTERS.issuperset(cluster) or not 0 < len(cluster) < 32 or cluster[0] == "-":
+        # The full check is slow to import, and says what is wrong.
+        from etcdops.spec import valid_name
+
+        valid_name(cluster)
+
+
 def plan(cluster: str, arguments: list[str]) -> CtlPlan:
     """Find the cluster and the etcdctl for it.
 
-    Raises NotUp when no member listens, ClusterNotFound, StateError, or BinaryError when there is no etcdctl.
+    Raises NotUp when no member listens, ClusterNotFound, StateError, BinaryError when there is no etcdctl, or
+    SpecError for what cannot be a cluster's name.
     """
-    local = not arguments or arguments[0] in _LOCAL or "--help" in arguments or "-h" in arguments
+    check_name(cluster)
+    local = not arguments or _is_local(arguments)
     elsewhere = _has_flag(arguments, "--endpoints")
     record = _read(cluster, required=not (local or elsewhere))
-    endpoints = [member["client_url"] for member in record["members"]]
+    endpoints: list[str] = record["endpoints"]
     if not (local or elsewhere) and not any(_listens(url) for url in endpoints):
         raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
     path = _etcdctl(record["binary"], record["etcd_version"])
-    return CtlPlan(
-        path, ["etcdctl", *arguments], environment(dict(os.environ), endpoints, record["spec"]["tls"], arguments)
-    )
+    return CtlPlan(path, ["etcdctl", *arguments], environment(dict(os.environ), endpoints, record["tls"], arguments))
 
 
 def environment(
@@ -86,15 +125,37 @@ def environment(
 
 
 def become(ctl: CtlPlan) -> None:
-    """Become etcdctl. Does not return."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execve(ctl.path, ctl.argv, ctl.env)
+    """Become etcdctl. Does not return; raises BinaryError when it cannot be run."""
+    import signal
+
+    for stream in (sys.stdout, sys.stderr):
+        if stream:
+            stream.flush()
+    # Python ignores these two, and what is ignored stays so across exec.
+    for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(signum, signal.SIG_DFL)
+    try:
+        os.execve(ctl.path, ctl.argv, ctl.env)
+    except OSError as error:
+        raise BinaryError(
+            f"cannot run {ctl.path}: {error.strerror or error}", remedy="`etcd.fetch` gets another one."
+        ) from error
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    """Give the arguments that can be flags: what follows etcdctl's own `--` is a key or a value."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def _has_flag(arguments: list[str], flag: str) -> bool:
-    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return any(word == flag or word.startswith(flag + "=") for word in before)
+    return any(word == flag or word.startswith(flag + "=") for word in _flags(arguments))
+
+
+def _is_local(arguments: list[str]) -> bool:
+    """Whether this needs no cluster: help, and what works on files alone."""
+    if arguments[0] in _LOCAL or not {"--help", "-h"}.isdisjoint(_flags(arguments)):
+        return True
+    return arguments[0] == "snapshot" and arguments[1:2] != [] and arguments[1] in _LOCAL_SNAPSHOT
 
 
 def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  # as json gives it; see Store.load
@@ -102,24 +163,30 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
     import json
 
     path = os.path.join(find_state_dir(), "clusters", cluster, "cluster.json")
-    empty = {"members": [], "spec": {"tls": None}, "binary": "", "etcd_version": ""}
+    empty: dict[str, object] = {"endpoints": [], "tls": None, "binary": "", "etcd_version": ""}
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
         if record["schema"] > 1:
             raise ValueError("it was written by a newer release")
-        return {key: record[key] for key in empty}
+        if os.path.realpath(record["state_dir"]) != os.path.realpath(find_state_dir()):
+            raise ValueError(f"it is the record of the cluster in {record['state_dir']}, and was moved or copied here")
+        tls = record["spec"]["tls"]
+        return {
+            "endpoints": [str(member["client_url"]) for member in record["members"]],
+            "tls": tls and {key: str(tls[key]) for key in ("ca", "client_cert", "client_key")},
+            "binary": str(record["binary"]),
+            "etcd_version": str(record["etcd_version"]),
+        }
     except FileNotFoundError:
         if required:
-            from etcdops.spec import valid_name
-
-            valid_name(cluster)
             raise ClusterNotFound(
                 f"there is no cluster {cluster!r} in {find_state_dir()}", remedy=_up_command(cluster)
             ) from None
         return empty
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StateError(f"cannot read {path}: {error}", remedy="See `status` for what is wrong with it.") from error
+        said = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise StateError(f"cannot read {path}: {said}", remedy="See `status` for what is wrong with it.") from error
 
 
 def _listens(url: str) -> bool:
@@ -127,7 +194,7 @@ def _listens(url: str) -> bool:
 
     try:
         socket.create_connection(_address(url), timeout=1.0).close()
-    except OSError:
+    except (OSError, ValueError, OverflowError):
         return False
     return True
 
@@ -138,15 +205,9 @@ def _address(url: str) -> tuple[str, int]:
 
 
 def _etcdctl(binary: str, version: str) -> str:
-    path = os.path.join(binary, "etcdctl")
-    if binary and os.access(path, os.X_OK):
-        return path
     from etcdops.binaries import etcdctl_for
 
-    found = etcdctl_for(version)
-    if not found:
-        raise BinaryError("there is no etcdctl here", remedy="`etcd.fetch` gets one.")
-    return found
+    return etcdctl_for(version, beside=binary)
 
 
 def _up_command(cluster: str) -> str:
@@ -155,9 +216,11 @@ def _up_command(cluster: str) -> str:
     return f"Type `{program} up-env{'' if cluster == 'lab' else ' --cluster ' + cluster}` to start it."
 
 
-def refuse_without_dashes(words: list[str]) -> SpecError:
-    """Give the error for `ctl status`, which Invoke would otherwise run as two tasks."""
-    said = " ".join(words)
+def without_dashes(words: list[str]) -> SpecError:
+    """Give the error for `ctl status`, which Invoke would otherwise run as two tasks; `words` are from `misplaced`."""
+    import shlex
+
+    said = shlex.join(words)
     return SpecError(
         "`ctl` takes etcdctl's arguments after `--`" + (f", and {said!r} stands before it" if said else ""),
         remedy=f"Type `ctl -- {said or 'member list -w table'}`.",

@@ -6,11 +6,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from etcdops import runtimes
-from etcdops.errors import EtcdopsError, SpecError, StateError
+from etcdops.errors import ClusterNotFound, EtcdopsError, SpecError, StateError
 from etcdops.hosts import identify
 from etcdops.paths import index_file
 from etcdops.runtimes.base import Leftover
@@ -22,9 +23,9 @@ __all__ = ["Found", "find_clusters", "remove", "select"]
 class Found(msgspec.Struct, frozen=True):
     """A cluster on this machine.
 
-    `state` is "up" (every member runs), "partly up", "down", "damaged" (its record cannot be read) or "leftover":
-    members that run although their record is gone, or a temporary cluster whose maker is dead. `deletes` names, for a
-    person, all that `remove` would take away.
+    `state` is "up" (every member runs), "partly up", "down", "damaged" (its record cannot be read, `problem` says why)
+    or "leftover": members or data whose record is gone, or a temporary cluster whose maker is dead. `deletes` names,
+    for a person, all that `remove` would take away. `id` is "" where it cannot be known.
     """
 
     name: str
@@ -34,79 +35,147 @@ class Found(msgspec.Struct, frozen=True):
     members: tuple[str, ...]
     state_dir: str
     deletes: tuple[str, ...]
+    problem: str = ""
+
+    @property
+    def directory(self) -> str:
+        """Where its record is, or was; "" when that is not known."""
+        return os.path.join(self.state_dir, "clusters", self.name) if self.state_dir else ""
+
+
+class _Running(NamedTuple):
+    runtime: str
+    leftover: Leftover
 
 
 def find_clusters(*stores: Store) -> list[Found]:
     """Give every cluster in `stores`, in the state directories that this user has used before, and all that runs."""
-    running = {name: list(runtimes.get(name).leftovers()) for name in runtimes.names()}
-    found, known = [], set()
-    for store in _stores(stores, [leftover for each in running.values() for leftover in each]):
-        for name in store.names():
-            try:
-                record = store.load(name)
-            except StateError as error:
-                found.append(Found(name, "", "damaged", "", (), str(store.root), (str(error),)))
-                continue
-            known.add(record.id)
-            found.append(_recorded(store, record))
-    for runtime, leftovers in running.items():
-        orphans: dict[str, list[Leftover]] = {}
-        for leftover in leftovers:
-            if leftover.cluster_id not in known:
-                orphans.setdefault(leftover.cluster_id, []).append(leftover)
-        found += [_orphan(runtime, group) for group in orphans.values()]
+    running = _all_running()
+    found: list[Found] = []
+    for store in _stores(stores, running):
+        for name in _names(store):
+            found.append(_look(store, name, running))
+    seen = {each.id for each in found if each.id}
+    orphans: dict[str, list[_Running]] = {}
+    for each in running:
+        # What runs beside a record that cannot be read, or beside data without a record, belongs to that.
+        if each.leftover.cluster_id not in seen and not any(_beside(each, f) for f in found if not f.id):
+            orphans.setdefault(each.leftover.cluster_id, []).append(each)
+    found += [_orphan(group) for group in orphans.values()]
     return sorted(found, key=lambda each: (each.name, each.state_dir))
 
 
 def remove(found: Found) -> None:
     """Remove a cluster with all that `found.deletes` names. There is no way back.
 
-    Raises EtcdopsError when something of it cannot be removed.
+    What has changed since `found` was looked at is left alone. Raises EtcdopsError when something of it cannot be
+    removed.
     """
-    from etcdops.cluster import Cluster
+    from etcdops.cluster import TEMPORARY_PREFIX, Cluster
 
     store = Store(found.state_dir) if found.state_dir else None
-    if found.state == "damaged" and store:
-        _remove_tree(store.cluster_dir(found.name))
-    elif store and store.exists(found.name) and store.load(found.name).id == found.id:
+    record = _record(store, found.name) if store else None
+    if store and record and record.id == found.id:
         Cluster.attach(found.name, store=store).purge()
+        # Its directory was made for it alone. No other is ever removed as a whole.
+        if record.owner and store.root.name.startswith(TEMPORARY_PREFIX) and not _names(store):
+            _remove_tree(store.root)
     else:
-        runtime = runtimes.get(found.runtime)
-        for leftover in runtime.leftovers():
-            if leftover.cluster_id == found.id:
-                runtime.end_leftover(leftover)
-    if store and _is_temporary(store.root):
-        _remove_tree(store.root)
+        for each in _all_running():
+            if each.leftover.cluster_id == found.id or (not found.id and _beside(each, found)):
+                runtimes.get(each.runtime).end_leftover(each.leftover)
+        if store and os.path.isdir(found.directory):
+            with store.lock(found.name, f"prune {found.name}"):
+                if _record(store, found.name) is None:
+                    _remove_tree(Path(found.directory))
     _forget_missing()
 
 
 def select(found: list[Found], names: list[str]) -> list[Found]:
-    """Give those that `names` name, by name or by id; raise SpecError for one that is unknown or names several."""
+    """Give those that `names` name: by name, by id, or by their directory.
+
+    Raises SpecError for one that is unknown or names several.
+    """
     chosen = []
     for name in names:
-        hits = [each for each in found if name in (each.name, each.id)]
+        hits = [each for each in found if name and name in (each.name, each.id, each.directory)]
         if not hits:
             raise SpecError(f"there is no cluster {name!r} on this machine", remedy="See `cluster.list`.")
         if len(hits) > 1:
-            ids = ", ".join(f"{each.id} in {each.state_dir}" for each in hits)
-            raise SpecError(f"{name!r} names several clusters: {ids}", remedy="Give the id instead.")
-        chosen += hits
+            several = ", ".join(f"{each.id or 'no id'} in {each.directory}" for each in hits)
+            raise SpecError(
+                f"{name!r} names several clusters: {several}", remedy="Give the id or the directory instead."
+            )
+        chosen += [hit for hit in hits if hit not in chosen]
     return chosen
 
 
-def _stores(given: tuple[Store, ...], leftovers: list[Leftover]) -> Iterator[Store]:
+def _all_running() -> list[_Running]:
+    return [_Running(name, leftover) for name in runtimes.names() for leftover in runtimes.get(name).leftovers()]
+
+
+def _stores(given: tuple[Store, ...], running: list[_Running]) -> Iterator[Store]:
     roots = [str(store.root) for store in given]
     try:
-        roots += Path(index_file()).read_text(encoding="utf-8").splitlines()
+        roots += Path(index_file()).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         pass
-    roots += [leftover.state_dir for leftover in leftovers if leftover.state_dir]
+    roots += [each.leftover.state_dir for each in running if each.leftover.state_dir]
     for root in dict.fromkeys(roots):
         if os.path.isdir(root):
             yield Store(root)
 
 
-def _recorded(store: Store, record: ClusterRecord) -> Found:
+def _names(store: Store) -> list[str]:
+    """Names of all clusters in a state directory, also of those whose record is gone."""
+    names = []
+    try:
+        entries = sorted(os.listdir(store.root / "clusters"))
+    except OSError:
+        return []
+    for entry in entries:
+        try:
+            if store.cluster_dir(entry).is_dir():
+                names.append(entry)
+        except SpecError:
+            continue
+    return names
+
+
+def _record(store: Store, name: str) -> ClusterRecord | None:
+    try:
+        return store.load(name)
+    except (ClusterNotFound, StateError):
+        return None
+
+
+def _look(store: Store, name: str, running: list[_Running]) -> Found:
+    try:
+        record = store.load(name)
+    except ClusterNotFound:
+        return _unreadable(store, name, running, "leftover", "its record is gone")
+    except StateError as error:
+        return _unreadable(store, name, running, "damaged", str(error))
+    return _recorded(store, record, {e.leftover.member for e in running if e.leftover.cluster_id == record.id})
+
+
+def _unreadable(store: Store, name: str, running: list[_Running], state: str, problem: str) -> Found:
+    directory = store.cluster_dir(name)
+    bare = Found(name, "", state, "", (), str(store.root), (), problem)
+    beside = [each for each in running if _beside(each, bare)]
+    return msgspec.structs.replace(
+        bare,
+        runtime=beside[0].runtime if beside else "",
+        members=tuple(sorted(each.leftover.member for each in beside)),
+        deletes=(*_described(beside), f"the data, record and logs in {directory}"),
+    )
+
+
+def _beside(running: _Running, found: Found) -> bool:
+    return (running.leftover.state_dir, running.leftover.cluster) == (found.state_dir, found.name)
+
+
+def _recorded(store: Store, record: ClusterRecord, running: set[str]) -> Found:
     from etcdops.cluster import Cluster
 
     try:
@@ -114,9 +183,10 @@ def _recorded(store: Store, record: ClusterRecord) -> Found:
     except SpecError:
         # A runtime that lives in the memory of the process which made it.
         return _found(record, store, "down", (f"the record in {store.cluster_dir(record.spec.name)}",))
-    up = [member.state() != "stopped" for member in cluster.members]
+    up = [member.name in running or member.state() != "stopped" for member in cluster.members]
     state = "up" if all(up) else "partly up" if any(up) else "down"
-    if record.owner and identify(int(record.owner.partition(":")[0])) != record.owner:
+    pid = record.owner.partition(":")[0]
+    if record.owner and (not pid.isdecimal() or identify(int(pid)) != record.owner):
         state = "leftover"
     return _found(record, store, state, tuple(cluster.contents()))
 
@@ -125,34 +195,37 @@ def _found(record: ClusterRecord, store: Store, state: str, deletes: tuple[str, 
     return Found(record.spec.name, record.id, state, record.runtime, record.spec.names, str(store.root), deletes)
 
 
-def _orphan(runtime: str, group: list[Leftover]) -> Found:
-    first = group[0]
+def _orphan(group: list[_Running]) -> Found:
+    first = group[0].leftover
     return Found(
         first.cluster,
         first.cluster_id,
         "leftover",
-        runtime,
-        tuple(sorted(leftover.member for leftover in group)),
+        group[0].runtime,
+        tuple(sorted(each.leftover.member for each in group)),
         first.state_dir,
-        tuple(f"the running member {leftover.member} ({leftover.ref.partition(':')[0]})" for leftover in group),
+        _described(group),
+        "its record is gone",
     )
 
 
-def _is_temporary(root: Path) -> bool:
-    import tempfile
-
-    return root.name.startswith("etcdops-") and root.parent == Path(tempfile.gettempdir())
+def _described(running: list[_Running]) -> tuple[str, ...]:
+    return tuple(
+        f"the running member {each.leftover.member} (process {each.leftover.ref.partition(':')[0]})"
+        for each in sorted(running, key=lambda each: each.leftover.member)
+    )
 
 
 def _forget_missing() -> None:
+    """Drop state directories that are gone from the list of them. Best effort: those are passed over anyway."""
     path = Path(index_file())
     try:
-        roots = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+        roots = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [root for root in roots if os.path.isdir(root)]
+        if kept != roots:
+            replace_file(path, "".join(f"{root}\n" for root in kept).encode())
+    except (OSError, StateError):
         return
-    kept = [root for root in roots if os.path.isdir(root)]
-    if kept != roots:
-        replace_file(path, "".join(f"{root}\n" for root in kept).encode())
 
 
 def _remove_tree(path: Path) -> None:

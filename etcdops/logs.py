@@ -33,17 +33,17 @@ class LogLine(NamedTuple):
 def parse_since(text: str) -> datetime:
     """Give the instant that "90s", "10m", "2h" (ago), or an RFC 3339 time, stands for; raise SpecError otherwise."""
     spans = _SPAN.findall(text)
-    if spans and "".join(number + unit for number, unit in spans) == text:
-        ago = sum(float(number) * _SECONDS[unit] for number, unit in spans)
-        return datetime.now(timezone.utc) - timedelta(seconds=ago)
     try:
-        instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+        if spans and "".join(number + unit for number, unit in spans) == text:
+            ago = sum(float(number) * _SECONDS[unit] for number, unit in spans)
+            return datetime.now(timezone.utc) - timedelta(seconds=ago)
+        instant = _parse_time(text)
+        return instant if instant.tzinfo else instant.astimezone()
+    except (ValueError, OverflowError):
         raise SpecError(
             f"--since {text!r} is neither a span of time nor a time",
             remedy="Give 90s, 10m, 2h, or 2026-01-31T12:00:00Z.",
         ) from None
-    return instant if instant.tzinfo else instant.astimezone()
 
 
 def read_log(runtime: Runtime, member: MemberRecord) -> Iterator[LogLine]:

@@ -22,6 +22,8 @@ __all__ = ["handlers"]
 #: etcd's `--max-request-bytes` as it is by default.
 _MOST_BYTES = 3 * 2**19
 
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+
 
 def handlers(member: FakeMember) -> dict[str, Callable[[Any], Any]]:
     """Give what `wire.serve` needs to answer as `member`, from its start now until its next end."""
@@ -182,7 +184,10 @@ class _Service:
                 raftIndex=self._member.applied if self._member.stuck else len(self._cluster.log),
                 raftTerm=self._cluster.term,
                 raftAppliedIndex=self._member.applied,
-                errors=[] if leader else ["etcdserver: no leader"],
+                errors=[
+                    *([] if leader else ["etcdserver: no leader"]),
+                    *(f"memberID:{m} alarm:{_ALARMS[kind]} " for m, kind in sorted(self._cluster.alarms)),
+                ],
             )
 
     def hash_kv(self, request: Any) -> Any:

@@ -32,19 +32,25 @@ def list_clusters(c: Context, output: str | None = None) -> None:
     rows = [("NAME", "ID", "STATE", "RUNTIME", "MEMBERS", "STATE DIRECTORY")]
     rows += [(f.name, f.id or "-", f.state, f.runtime or "-", ",".join(f.members) or "-", f.state_dir) for f in found]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for each in found:
+        if each.problem:
+            sys.stderr.write(f"warning {each.state}: {each.name} in {each.state_dir}: {each.problem}\n")
     emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
 
 
 @task(
     iterable=["cluster"],
-    help={"cluster": "name or id of a cluster to remove (default: all leftovers); may be repeated", "yes": HELP["yes"]},
+    help={
+        "cluster": "name, id or directory of one to remove (default: all leftovers); may be repeated",
+        "yes": HELP["yes"],
+    },
 )
 @command
 def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
     """Remove leftovers, or the clusters named with --cluster, with all their data.
 
-    Leftovers are members that run although their record is gone, and temporary clusters whose maker is dead. What goes
-    is named, and asked about unless --yes is given.
+    Leftovers are members and data whose record is gone, and temporary clusters whose maker is dead. What goes is named,
+    and asked about unless --yes is given.
     """
     from etcdops.inventory import find_clusters, remove, select
     from etcdops.state import Store
@@ -55,9 +61,9 @@ def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
         say("there are no leftovers; name a cluster with --cluster to remove it")
         return
     for each in chosen:
-        sys.stderr.write(f"{each.name} ({each.state}, id {each.id or 'unknown'}, in {each.state_dir}):\n")
+        sys.stderr.write(f"{each.name} ({each.state}, id {each.id or 'unknown'}, in {each.state_dir or '?'}):\n")
         sys.stderr.write("".join(f"  {line}\n" for line in each.deletes))
     confirm(f"Remove {', '.join(each.name for each in chosen)}?", yes=yes)
     for each in chosen:
         remove(each)
-        say(f"removed {each.name} ({each.id})")
+        say(f"removed {each.name} ({each.id or each.directory})")

@@ -17,7 +17,20 @@ from etcdops.errors import ConfirmationNeeded, EtcdopsError, Interrupted, SpecEr
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
 
-__all__ = ["HELP", "attach", "colour", "command", "confirm", "emit", "flag", "output_of", "say", "warn_unhealed"]
+__all__ = [
+    "HELP",
+    "attach",
+    "colour",
+    "command",
+    "confirm",
+    "emit",
+    "flag",
+    "output_of",
+    "say",
+    "seconds",
+    "warn_unhealed",
+    "whole_number",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,11 +65,22 @@ def command(body: F) -> F:
         except KeyboardInterrupt:
             raise Exit("interrupted", 130) from None
         except BrokenPipeError:
-            # The reader (`head`, say) has enough. Nothing more can be written, not even at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader (`head`, say) has enough.
+            _drop_output()
             raise Exit(code=0) from None
+        except OSError as error:
+            _drop_output()
+            raise Exit(f"error: {error}", 1) from error
 
     return ends_well  # type: ignore[return-value]
+
+
+def _drop_output() -> None:
+    """Throw away what could not be written: Python would try again at exit, and print a traceback of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _message(error: EtcdopsError) -> str:
@@ -64,11 +88,25 @@ def _message(error: EtcdopsError) -> str:
 
 
 def flag(context: Context, name: str, given: str | None) -> str:
-    """Give a flag's value: as given, or from Invoke's configuration (`invoke.yaml`, INVOKE_ETCDOPS_NAME), or ""."""
+    """Give a flag's value: as given, or from Invoke's configuration (`invoke.yaml`, INVOKE_ETCDOPS_NAME), or "".
+
+    Raises SpecError for a flag that is given as "": in a script that is a variable without a value, and the default
+    instead would act on another cluster than was meant.
+    """
+    if given == "":
+        raise SpecError(f"--{name.replace('_', '-')} is given without a value", remedy="Leave it out for the default.")
     if given is not None:
         return given
     value = context.config.get("etcdops", {}).get(name)
     return "" if value is None else str(value)
+
+
+def seconds(context: Context, given: str | None, default: int) -> float:
+    """Give the --timeout that is asked for, in seconds; raise SpecError for what is none."""
+    chosen = whole_number(flag(context, "timeout", given) or str(default), "timeout")
+    if not 1 <= chosen <= 86_400:
+        raise SpecError(f"--timeout {chosen} is not offered: 1 to 86400 seconds are")
+    return float(chosen)
 
 
 def whole_number(text: str, name: str) -> int:
@@ -76,7 +114,7 @@ def whole_number(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise SpecError(f"--{name} {text!r} is not a whole number") from None
+        raise SpecError(f"--{name} {text!r} is not a whole number", remedy="Give digits alone, such as 5.") from None
 
 
 def output_of(context: Context, given: str | None) -> str:
@@ -133,7 +171,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before something is destroyed. Raises ConfirmationNeeded when the answer is no, or nobody can be asked."""
     if yes:
         return
-    if not sys.stdin.isatty():
+    if sys.stdin is None or not sys.stdin.isatty():
         raise ConfirmationNeeded(
             f"{question} Nobody can be asked: stdin is no terminal", remedy="Nothing was done. Add --yes to go on."
         )

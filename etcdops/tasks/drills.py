@@ -105,7 +105,8 @@ def _task(drill: Drill) -> Task[Any]:
 
     text = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [inspect.Parameter("c", text)]
-    for name in (*(choice.name for choice in drill.choices), *_Flags._fields):
+    # The drill's own come last, so that the common ones keep the same letter with every drill.
+    for name in (*_Flags._fields, *(choice.name for choice in drill.choices)):
         parameters.append(inspect.Parameter(name, text, default=False if name in ("pause", "offline") else None))
     body.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     body.__doc__ = inspect.cleandoc(drill.text)

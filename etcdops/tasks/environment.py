@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,16 @@ from etcdops.tasks.common import (
     flag,
     output_of,
     say,
+    seconds,
     warn_unhealed,
     whole_number,
 )
 
 if TYPE_CHECKING:
-    from etcdops.cluster import Cluster
+    from etcdops.cluster import Cluster, Progress, Started
+    from etcdops.status import ClusterStatus
 
-__all__ = ["ctl", "down_env", "logs", "status", "up_env"]
+__all__ = ["FIXED", "ctl", "down_env", "ensure_up", "logs", "start_as_configured", "status", "up_env"]
 
 
 def _help(*names: str, **own: str) -> dict[str, str]:
@@ -64,41 +67,76 @@ def up_env(
     Again on a running cluster it changes nothing; with stopped or frozen members it brings those back. What a dead
     run of a drill left is healed first. Example: up-env --size 5 --cluster five
     """
-    from etcdops import runtimes
-    from etcdops.cluster import Cluster
-    from etcdops.spec import ClusterSpec, parse_size
-
     out = output_of(c, output)
     name = flag(c, "cluster", cluster) or "lab"
-    wanted = flag(c, "size", size)
-    spec = ClusterSpec.of_size(
-        name,
-        parse_size(wanted) if wanted else 3,
-        base_port=whole_number(flag(c, "port", port) or "0", "port"),
-        etcd_version=flag(c, "etcd_version", etcd_version),
-        etcd_bin=flag(c, "etcd_bin", etcd_bin),
-    )
-    kind, reason = runtimes.choose(flag(c, "runtime", runtime))
+    fixed = {"runtime": runtime, "size": size, "etcd_version": etcd_version, "etcd_bin": etcd_bin, "port": port}
+    timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
-    if reason:
-        say(reason)
-    started = Cluster.ensure_up(
-        spec,
-        runtime=kind if runtime or flag(c, "runtime", runtime) else "",
-        size=parse_size(size) if size else 0,
-        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
-        timeout_s=float(whole_number(flag(c, "timeout", timeout) or "60", "timeout")),
-        progress=say,
-    )
+    started = ensure_up(c, name, fixed, offline=offline, timeout_s=timeout_s, progress=say)
     up = started.cluster
     if started.created:
         say(f"{name} is up: created and started {', '.join(started.started)} (etcd {up.record.etcd_version})")
     elif started.started:
-        say(f"{name} is up: started {', '.join(started.started)}")
+        say(f"{name} is up: brought back {', '.join(started.started)}")
     else:
         say(f"{name} was up already: nothing was changed")
     _warn_about(up)
     emit(_up_json(up) if out == "json" else _up_text(up))
+
+
+def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> None:
+    """Bring a cluster up as `up-env` without flags would; `c` is None where there is no configuration file."""
+    if c is None:
+        from invoke.config import Config
+
+        from etcdops.tasks import namespace
+
+        c = Context(Config(defaults=namespace.configuration()))
+        c.config.load_shell_env()
+    ensure_up(c, name, dict.fromkeys(FIXED), offline=False, timeout_s=seconds(c, None, 60), progress=progress)
+
+
+#: Flags about what is fixed when a cluster is created.
+FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "port")
+
+
+def ensure_up(
+    c: Context, name: str, fixed: dict[str, str | None], *, offline: bool, timeout_s: float, progress: Progress
+) -> Started:
+    """Bring a cluster up, creating it if needed, with what is given in flags, or else configured."""
+    from etcdops import runtimes
+    from etcdops.cluster import Cluster
+    from etcdops.errors import ClusterNotFound
+    from etcdops.spec import ClusterSpec, parse_size
+    from etcdops.state import Store
+
+    # What is fixed at creation is compared with what an existing cluster has; there, only a flag is a wish. The
+    # configuration speaks for clusters that are yet to be created.
+    configured = {key: flag(c, key, value) for key, value in fixed.items()}
+    wish, exists = configured, True
+    try:
+        Store.find().load(name)
+        wish = {key: configured[key] if value is not None else "" for key, value in fixed.items()}
+    except ClusterNotFound:
+        exists = False
+    spec = ClusterSpec.of_size(
+        name,
+        parse_size(wish["size"] or "3"),
+        base_port=whole_number(wish["port"] or "0", "port"),
+        etcd_version=wish["etcd_version"],
+        etcd_bin=wish["etcd_bin"],
+    )
+    kind, reason = runtimes.choose(wish["runtime"])
+    if reason:
+        progress(reason)
+    return Cluster.ensure_up(
+        spec,
+        runtime="" if exists and not wish["runtime"] else kind,
+        size=parse_size(wish["size"]) if wish["size"] else 0,
+        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
+        timeout_s=timeout_s,
+        progress=progress,
+    )
 
 
 def _warn_about(cluster: Cluster) -> None:
@@ -125,8 +163,9 @@ def _up_text(cluster: Cluster) -> str:
     lines += ["", f"export ETCDCTL_ENDPOINTS={','.join(cluster.endpoints)}"]
     certificates = ""
     if tls:
-        lines.append(f"export ETCDCTL_CACERT={tls.ca} ETCDCTL_CERT={tls.client_cert} ETCDCTL_KEY={tls.client_key}")
-        certificates = f"--cacert {tls.ca} --cert {tls.client_cert} --key {tls.client_key} "
+        ca, cert, key = (shlex.quote(path) for path in (tls.ca, tls.client_cert, tls.client_key))
+        lines.append(f"export ETCDCTL_CACERT={ca} ETCDCTL_CERT={cert} ETCDCTL_KEY={key}")
+        certificates = f"--cacert {ca} --cert {cert} --key {key} "
     # The JSON API takes keys and values in base64: these are "hello" and "world".
     body = '{"key": "aGVsbG8=", "value": "d29ybGQ="}'
     lines.append(f"curl -s {certificates}-X POST {first}/v3/kv/put -d '{body}'")
@@ -161,6 +200,7 @@ def down_env(
 
     With --purge, delete the cluster and its data as well: what goes is named, and asked about unless --yes is given.
     """
+    timeout_s = seconds(c, timeout, 30)
     down = attach(c, cluster)
     if purge:
         sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
@@ -168,7 +208,7 @@ def down_env(
         down.purge(progress=say)
         say(f"{down.name} is gone")
         return
-    stopped = down.down(timeout_s=float(whole_number(flag(c, "timeout", timeout) or "30", "timeout")), progress=say)
+    stopped = down.down(timeout_s=timeout_s, progress=say)
     if stopped:
         say(f"stopped {', '.join(stopped)}; the data is kept, and `up-env` finds it again")
     else:
@@ -191,24 +231,27 @@ def status(c: Context, cluster: str | None = None, output: str | None = None, wa
     voter serves, 4 degraded but serving, 5 no quorum.
     """
     out = output_of(c, output)
+    every_s = _period(watch) if watch is not None else 0.0
     seen = attach(c, cluster)
-    if not watch:
+    if not every_s:
         now = seen.status()
         emit(_status(now, out))
-        raise Exit(code=now.exit_code)
-    _watch(seen, out, _seconds(watch))
+        if now.exit_code:
+            raise Exit(code=now.exit_code)
+        return
+    _watch(seen, out, every_s)
 
 
-def _seconds(watch: str | bool) -> float:
+def _period(watch: str | bool) -> float:
     from etcdops.errors import SpecError
 
     try:
-        seconds = 2.0 if watch is True else float(watch)
+        period_s = 2.0 if watch is True else float(watch)
     except ValueError:
-        raise SpecError(f"--watch {watch!r} is not a number of seconds") from None
-    if not 0.1 <= seconds <= 3600:
-        raise SpecError(f"--watch {seconds:g} is not offered: 0.1 to 3600 seconds are")
-    return seconds
+        raise SpecError(f"--watch {watch!r} is not a number of seconds", remedy="Give 2, or nothing.") from None
+    if not 0.1 <= period_s <= 3600:
+        raise SpecError(f"--watch {period_s:g} is not offered: 0.1 to 3600 seconds are")
+    return period_s
 
 
 def _watch(cluster: Cluster, out: str, every_s: float) -> None:
@@ -221,7 +264,7 @@ def _watch(cluster: Cluster, out: str, every_s: float) -> None:
         time.sleep(every_s)
 
 
-def _status(now, out: str) -> str:  # type: ignore[no-untyped-def]
+def _status(now: ClusterStatus, out: str) -> str:
     if out == "json":
         import msgspec
 
@@ -235,6 +278,7 @@ def _status(now, out: str) -> str:  # type: ignore[no-untyped-def]
 
 
 @task(help=_help("cluster"))
+@command
 def ctl(c: Context, cluster: str | None = None) -> None:
     """Run etcdctl with the cluster's endpoints: ctl -- member list -w table
 
@@ -243,7 +287,7 @@ def ctl(c: Context, cluster: str | None = None) -> None:
     """
     from etcdops.cli import hand_over
 
-    raise Exit(code=hand_over(flag(c, "cluster", cluster) or "lab", sys.argv))
+    raise Exit(code=hand_over(flag(c, "cluster", cluster) or "lab", sys.argv, c))
 
 
 @task(
@@ -262,9 +306,10 @@ def logs(
     from etcdops.logs import follow as following
     from etcdops.logs import merged, parse_since
 
+    start = None if since is None else parse_since(since)
     seen = attach(c, cluster)
-    start = parse_since(since) if since else None
-    names = [name for name in (member or "").split(",") if name] or list(seen.record.spec.names)
+    asked = seen.record.spec.names if member is None else flag(c, "member", member).split(",")
+    names = list(dict.fromkeys(name.strip() for name in asked))
     records = [seen.member(name).record for name in names]
     lines = (following if follow else merged)(seen.runtime, records, since=start)
     width = max(map(len, names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 from invoke.tasks import task
 
-from etcdops.tasks.common import command, emit, flag, say, whole_number
+from etcdops.tasks.common import command, emit, flag, say, seconds
 
 __all__ = ["fetch"]
 
@@ -27,8 +27,7 @@ def fetch(c: Context, version: str | None = None, timeout: str | None = None) ->
     from etcdops import versions
 
     wanted = flag(c, "etcd_version", version) or versions.CURRENT
-    limit = whole_number(flag(c, "timeout", timeout) or "300", "timeout")
-    binaries = fetching.fetch(wanted, timeout_s=float(limit), progress=_Progress())
+    binaries = fetching.fetch(wanted, timeout_s=seconds(c, timeout, 300), progress=_Progress())
     say(f"etcd {binaries.version} is at hand")
     emit(binaries.directory)
 
