@@ -18,10 +18,15 @@ __all__ = ["hand_over", "main"]
 
 def main() -> None:
     """Run a command line."""
+    import signal
+
+    # Outside a task, to end at once says more than a traceback or Invoke's exit code 1. A task handles its signals.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     cluster = _fast_ctl(sys.argv)
     if cluster is not None:
         sys.exit(hand_over(cluster, sys.argv))
-    _prepare()
+    _open_streams()
     from etcdops.tasks.program import program
 
     try:
@@ -31,16 +36,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
-def _prepare() -> None:
-    """Make the process ready for Invoke: streams that a caller closed, and Ctrl-C where no task handles it."""
-    import signal
-
+def _open_streams() -> None:
+    """Open the streams that a caller has closed: Invoke, and much else, takes them for granted."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  # for as long as we run
-    # Outside a task, to end at once says more than Invoke's exit code 1. A task handles its signals itself.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _fast_ctl(argv: list[str]) -> str | None:
@@ -77,7 +77,6 @@ def hand_over(cluster: str, argv: list[str], context: Context | None = None) -> 
         words = etcdctl.misplaced(argv)
         if arguments is None or words:
             raise etcdctl.without_dashes(words)
-        etcdctl.check_name(cluster)
         _warn_unhealed(cluster)
         arguments = arguments or ["--help"]
         try:

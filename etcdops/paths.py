@@ -15,11 +15,20 @@ def find_state_dir() -> str:
     """Give the state directory that applies here, whether or not it exists yet.
 
     ETCDOPS_STATE_DIR if set, else the nearest `.etcdops` from the working directory upwards, else `.etcdops` in the
-    working directory. Raises StateError when the working directory has been deleted.
+    working directory. Raises StateError when the working directory has been deleted, or the path is not UTF-8.
     """
-    named = os.environ.get("ETCDOPS_STATE_DIR")
-    if named:
-        return os.path.abspath(named)
+    found = os.environ.get("ETCDOPS_STATE_DIR") or _nearest_state_dir()
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise StateError(
+            f"cannot use {found!a}: a record cannot hold a path that is not UTF-8",
+            remedy="Name another place with ETCDOPS_STATE_DIR.",
+        ) from None
+    return os.path.abspath(found)
+
+
+def _nearest_state_dir() -> str:
     try:
         start = place = os.getcwd()
     except OSError as error:

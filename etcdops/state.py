@@ -210,7 +210,16 @@ class Store:
 
     def exists(self, name: str) -> bool:
         """Whether there is a cluster called `name` here."""
-        return (self.cluster_dir(name) / "cluster.json").exists()
+        path = self.cluster_dir(name) / "cluster.json"
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StateError(
+                f"cannot read {path}: {error.strerror or error}", remedy="See who owns it, and its permissions."
+            ) from error
+        return True
 
     def load(self, name: str) -> ClusterRecord:
         """Give the record of the cluster called `name`.

@@ -14,7 +14,8 @@ import pytest
 # gRPC must learn that we fork before it is imported, whichever test comes first.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
-from etcdops import runtimes
+from etcdops import binaries, runtimes
+from etcdops.report.verdict import Verdict
 from etcdops.state import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +43,11 @@ def _required(config: pytest.Config) -> list[str]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test sees this machine's configuration, caches, clusters or proxies, or goes beyond loopback."""
+    """No test sees this machine's configuration, caches, clusters or proxies, or goes beyond loopback.
+
+    But for one thing: an etcd in the cache that is better than what the tests would find is put on their PATH.
+    """
+    found = binaries.find(offline=True)
     home = tmp_path_factory.mktemp("home")
     patch = pytest.MonkeyPatch()
     for name in list(os.environ):
@@ -50,6 +55,8 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("ETCDOPS_OFFLINE", "1")
+    if found.source in ("cache", "PATH"):
+        patch.setenv("PATH", f"{found.directory}{os.pathsep}{os.environ['PATH']}")
     patch.delenv("NO_COLOR", raising=False)
     yield
     patch.undo()
@@ -69,6 +76,18 @@ def etcd_cluster_runtime(request: pytest.FixtureRequest) -> str:
 def store(tmp_path: Path) -> Store:
     """A state directory of the test's own."""
     return Store(tmp_path / "state")
+
+
+def assert_passed(verdict: Verdict) -> None:
+    """Assert that a run passed; say which checks did not.
+
+    Some releases of etcd lose consistency when a member is killed under load (3.5.0 to 3.5.2: etcd#13766), and the
+    checks find that: on those, that finding alone is no failure of ours.
+    """
+    bad = {check.name: check for check in verdict.checks if check.result != "passed"}
+    if verdict.cluster.known_bad and verdict.fault and verdict.fault.kind == "kill":
+        bad = {name: check for name, check in bad.items() if name not in ("members agree", "acknowledged writes")}
+    assert not bad, bad
 
 
 class Ended(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -55,6 +56,7 @@ def command(body: F) -> F:
     def ends_well(*args: Any, **kwargs: Any) -> Any:
         from etcdops.interrupts import handled
 
+        _escape_what_cannot_be_written()
         try:
             with handled():
                 return body(*args, **kwargs)
@@ -68,11 +70,20 @@ def command(body: F) -> F:
             # The reader (`head`, say) has enough.
             _drop_output()
             raise Exit(code=0) from None
+        except UnicodeEncodeError as error:
+            said = f"error: {error.object!a} cannot be expressed in this locale ({error.encoding})"
+            raise Exit(f"{said}\n  -> Set LC_ALL=C.UTF-8.", 1) from error
         except OSError as error:
             _drop_output()
             raise Exit(f"error: {error}", 1) from error
 
     return ends_well  # type: ignore[return-value]
+
+
+def _escape_what_cannot_be_written() -> None:
+    """Write a letter that stdout's encoding lacks as an escape, as stderr does: a path may hold any."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _drop_output() -> None:

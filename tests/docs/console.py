@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,11 +45,12 @@ _VOLATILE = [
     (rf"(?<=through ){_NAME}(?=, the worst)", "SURVIVOR"),
     (rf'(?<=; ){_NAME}(?=: N ms)|(?<="leader": "){_NAME}', "LEADER"),
     (r"(leader|follower) +(healthy|unhealthy) +\d+ +\d+ +\d+ +\S+ [KM]?i?B", r"ROLE \2 NUMBERS"),
+    (r"\b\d+\.\d+\.\d+, \d+ [kM]?B, (true|false), false(, \d+){3}", "FIELDS"),
     (r" \(over less time than the fault lasted\)", ""),
     (r"(?<=\S) {2,}", " "),
 ]
 
-#: What only some versions of etcd bring, and what else there is on a machine: left out where a document does not show it.
+#: What only some versions of etcd bring, or other clusters of this machine: left out unless a document shows it.
 _OPTIONAL = re.compile(r"warning (known-bad|leftover|damaged)\b|  etcd .* is known-bad|TIME using etcd .* because ")
 
 
@@ -80,7 +82,9 @@ def differs(shown: str, printed: str, place: Path) -> str:
     pattern = "".join(r"(?:.*\n)*?" if line.strip() == "..." else _line(line) for line in want)
     if re.fullmatch(pattern, "".join(f"{line}\n" for line in got)):
         return ""
-    missing = [line for line in want if line.strip() != "..." and not any(re.fullmatch(_line(line), f"{g}\n") for g in got)]
+    missing = [
+        line for line in want if line.strip() != "..." and not any(re.fullmatch(_line(line), f"{g}\n") for g in got)
+    ]
     return (
         "shown, and not printed:\n"
         + "".join(f"    {line}\n" for line in missing or ["(every line is there, but in another order)"])
@@ -107,19 +111,22 @@ def _line(line: str) -> str:
 class Shell:
     """A reader's shell: every command finds the directory and the exported variables that the one before left."""
 
-    def __init__(self, cwd: Path, env: dict[str, str], scratch: Path) -> None:
-        self._state = scratch / "shell-state"
-        self._state.write_text("")
+    def __init__(self, cwd: Path, env: dict[str, str]) -> None:
         self._cwd = cwd
         self._env = env
+        self._left = ""
 
     def run(self, typed: str, *, deadline_s: float = _DEADLINE_S) -> tuple[int, str]:
         """Run a command; give its exit code and what it printed on both streams, as a terminal shows them."""
-        script = (
-            '. "$2"; eval "$1"; code=$?\n{ export -p; printf "cd %q\\n" "$PWD"; } >"$2"; exit "$code"'
-        )
+        script = 'eval "$1"; eval "$2"; code=$?; { export -p; printf "cd %q\n" "$PWD"; } >"$3"; exit "$code"'
+        with tempfile.NamedTemporaryFile("r", prefix="shell-") as left:
+            ended = self._run(["bash", "-c", script, "bash", self._left, typed, left.name], typed, deadline_s)
+            self._left = left.read()
+        return ended
+
+    def _run(self, argv: list[str], typed: str, deadline_s: float) -> tuple[int, str]:
         process = subprocess.Popen(
-            ["bash", "-c", script, "bash", typed, str(self._state)],
+            argv,
             cwd=self._cwd,
             env=self._env,
             stdin=subprocess.DEVNULL,

@@ -8,21 +8,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from etcdops.inventory import find_clusters, remove
 from etcdops.state import Store
-from tests.docs.console import Shell, commands, differs
+from tests.docs.console import Command, Shell, commands, differs
 from tests.docs.markdown import DOCUMENTS, ROOT, Block, blocks, read
 
 #: Commands that are replaced by a smaller one, whose output is not compared. To run the tests from within the tests
 #: would never end; that pytest starts in the checkout and finds tests there is what can be shown here.
-_INSTEAD = {"./scripts/test": "./scripts/test --collect-only -q tests/docs"}
+_INSTEAD = {"./scripts/test": "./scripts/test --collect-only -q tests/docs/test_console.py"}
 
 #: Blocks that are read and not run. What they may hold is checked in test_words.py.
-_NOT_RUN = ("sh", "text", "json", "markdown")
+_NOT_RUN = ("sh", "text")
 
 _BIN = Path(sys.executable).parent
 _FILE = re.compile(r"# (\S+\.(?:py|yaml|ini))")
@@ -47,58 +48,85 @@ def _checkout(place: Path) -> None:
     (venv / ".compiled").touch()
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A reader's home. Every cluster below it is gone afterwards, however the test ends."""
-    home = tmp_path / "you"
-    home.mkdir()
-    yield home
-    for found in find_clusters(*(Store(state) for state in home.rglob(".etcdops"))):
-        if Path(found.state_dir).is_relative_to(home):
-            remove(found)
-
-
 def _environment() -> dict[str, str]:
     # A script that thinks it must install fails at once, and reaches for no package index.
     return {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1", "COLUMNS": "120"}
 
 
-def _run_python(block: Block, cwd: Path) -> str:
-    """Run a block as the program that it is; with prompts, its answers are compared. Give what went wrong, or ""."""
-    interactive = block.text.startswith(">>> ")
-    file = cwd / ".example"
-    file.write_text(block.text)
-    argv = [sys.executable, "-W", "error"]
-    argv += ["-m", "doctest", "-o", "ELLIPSIS", file.name] if interactive else [file.name]
-    done = subprocess.run(argv, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=90)
-    file.unlink()
-    return "" if done.returncode == 0 else done.stdout + done.stderr
+class _Reader:
+    """Somebody who reads a document and does what it says, with `home` for a home."""
 
+    def __init__(self, document: str, home: Path) -> None:
+        self.document = document
+        self.home = home
+        self.cwd = home / ("etcdops" if document == "README.md" else "lab")
+        self.shell = Shell(self.cwd, _environment())
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_examples_do_what_the_document_shows(document: str, place: Path, tmp_path: Path) -> None:
-    """Commands exit 0 and print what is shown; Python blocks run without an error; named files are written."""
-    cwd = place / ("etcdops" if document == "README.md" else "lab")
-    if document == "README.md":
-        _checkout(cwd)
-    else:
-        cwd.mkdir()
-    shell = Shell(cwd, _environment(), tmp_path)
-    for block in blocks(read(document)):
-        where = f"{document}:{block.line}"
+    def read(self) -> None:
+        """Do all of it; AssertionError where it is not as shown. No cluster is left, however it ends."""
+        self.home.mkdir()
+        try:
+            if self.document == "README.md":
+                _checkout(self.cwd)
+            else:
+                self.cwd.mkdir()
+            for block in blocks(read(self.document)):
+                self._do(block)
+        finally:
+            for found in find_clusters(*(Store(state) for state in self.home.rglob(".etcdops"))):
+                if Path(found.state_dir).is_relative_to(self.home):
+                    remove(found)
+
+    def _do(self, block: Block) -> None:
+        where = f"{self.document}:{block.line}"
         if file := _FILE.fullmatch(block.text.partition("\n")[0]):
-            (cwd / file[1]).write_text(block.text)
+            (self.cwd / file[1]).write_text(block.text)
         elif block.language == "console":
             for command in commands(block):
-                where = f"{document}:{command.line}: $ {command.typed}"
-                code, printed = shell.run(_INSTEAD.get(command.typed, command.typed))
-                assert code == 0, f"{where}\nended with {code} and printed:\n{printed}"
-                if command.typed not in _INSTEAD:
-                    difference = differs(command.shown, printed, place)
-                    assert not difference, f"{where}\n{difference}"
+                self._type(command)
         elif block.language == "python":
-            problem = _run_python(block, cwd)
+            problem = self._run_python(block)
             assert not problem, f"{where}:\n{problem}"
         else:
             assert block.language in _NOT_RUN, f"{where}: what to do with a block of {block.language!r} is not known"
+
+    def _type(self, command: Command) -> None:
+        where = f"{self.document}:{command.line}: $ {command.typed}"
+        code, printed = self.shell.run(_INSTEAD.get(command.typed, command.typed))
+        assert code == 0, f"{where}\nended with {code} and printed:\n{printed}"
+        if command.typed not in _INSTEAD:
+            difference = differs(command.shown, printed, self.home)
+            assert not difference, f"{where}\n{difference}"
+
+    def _run_python(self, block: Block) -> str:
+        """Run a block as the program that it is; give what went wrong, or ""."""
+        file = self.cwd / ".example"
+        file.write_text(block.text)
+        argv = [sys.executable, "-W", "error", file.name]
+        done = subprocess.run(argv, cwd=self.cwd, env=_environment(), capture_output=True, text=True, timeout=90)
+        file.unlink()
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def read_through(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """The documents that were asked for, two at a time: most of what a drill does is to wait."""
+    wanted = {item.name for item in request.session.items if item.path == request.path}
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        yield {
+            document: pool.submit(_Reader(document, tmp_path_factory.mktemp("home") / "you").read)
+            for document in DOCUMENTS
+            if any(document in name for name in wanted)
+        }
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_examples_do_what_the_document_shows(document: str, read_through: dict[str, Future[None]]) -> None:
+    """Commands exit 0 and print what is shown; Python blocks run without an error; named files are written."""
+    read_through[document].result()

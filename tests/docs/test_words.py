@@ -1,4 +1,4 @@
-"""What the documents say holds: they name all that there is, nothing that there is not, and every link leads somewhere."""
+"""What the documents say holds: they name all that there is and nothing else, and every link leads somewhere."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TYPED_AND_NOT_RUN = {
     "etcdops cluster.prune": "would remove what other tests have left on this machine; the suite runs it with names",
     "kill -STOP PID": "which process that is differs each time; the drill's own words, checked in its output",
     "kill -CONT PID": "as the one before",
-    "etcdops ctl -- endpoint status -w table": "run a few lines before",
+    "etcdops ctl -- endpoint status": "run a few lines before",
 }
 
 
@@ -161,7 +161,7 @@ def test_readme_names_every_command() -> None:
 
 @pytest.mark.parametrize("drill", all_drills(), ids=lambda drill: drill.name)
 def test_every_drill_is_described(drill: Drill) -> None:
-    """A drill is in the README with each of its ways, and has a page, with its flags, its steps' number and its ways."""
+    """A drill is in the README with each of its ways, and has a page with these and with all of its flags."""
     ways = {f"{drill.name} --{choice.name} {value}" for choice in drill.choices for value in choice.values}
     taught = {row[0].strip("`") for row in _table("README.md", "drill")}
     assert (ways or {drill.name}) <= taught
@@ -204,7 +204,9 @@ def test_every_configuration_key_is_in_the_readme() -> None:
 
 def test_every_variable_is_in_the_readme() -> None:
     """The README's table has every variable of the environment that etcdops and its scripts read."""
-    read_by_us = re.compile(r"""(?:environ\.get\(|environ\[|in os\.environ|\$\{?)["']?(ETCDOPS_[A-Z_]+|XDG_[A-Z_]+|NO_COLOR)""")
+    read_by_us = re.compile(
+        r"""(?:environ\.get\(|environ\[|in os\.environ|\$\{?)["']?(ETCDOPS_[A-Z_]+|XDG_[A-Z_]+|NO_COLOR)"""
+    )
     sources = [*ROOT.glob("etcdops/**/*.py"), ROOT / "scripts/install"]
     found = {match for source in sources for match in read_by_us.findall(source.read_text(encoding="utf-8"))}
     said = {word for row in _table("README.md", "variable") for word in re.findall(r"`([A-Z_]+)`", row[0])}
@@ -297,7 +299,9 @@ def test_quoted_messages_are_ours() -> None:
                 quoted += 1
                 where = f"{document}:{block.line}: {line}"
                 if line.startswith("etcdops: "):
-                    pieces = re.split(r"/home/you/etcdops/\.venv|\d+(?:\.\d+)*|\(/usr/bin/python3\)", line[len("etcdops: ") :])
+                    pieces = re.split(
+                        r"/home/you/etcdops/\.venv|\d+(?:\.\d+)*|\(/usr/bin/python3\)", line[len("etcdops: ") :]
+                    )
                     assert all(piece.strip() in install for piece in pieces), where
                 else:
                     message = re.sub(r"^(error: |  -> )", "", line)

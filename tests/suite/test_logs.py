@@ -111,6 +111,7 @@ def test_spans_and_times() -> None:
 def test_follow_shows_new_lines(lab: CommandLine, wait_until: Wait) -> None:
     """`--follow` goes on: new lines of any member appear, whole, and those of a member that comes back as well."""
     log = lab.cwd / "followed.txt"
+    lab.env.pop("PYTHONUNBUFFERED", None)
     with log.open("w") as file:
         process = lab.start("logs", "--follow", "--since", "1s", stdout=file)
         for i, member in enumerate(("thor", "ironman", "deadpool")):

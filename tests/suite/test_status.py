@@ -154,7 +154,6 @@ def test_one_member_stopped(lab: CommandLine) -> None:
     assert table.code == 4
     assert "degraded: 2/3 voters healthy, quorum 2, can lose 0" in table.out
     assert "stopped" in table.out
-    # Observed, never remembered: a member that comes back by itself, without a command of ours, is seen.
     assert lab("status", program="invoke").code == 4
 
 
@@ -193,14 +192,13 @@ def test_quorum_lost(lab: CommandLine, how: str) -> None:
     for name in ("thor", "deadpool"):
         getattr(cluster.member(name), how)()
     document = _json(lab, 5)
-    assert (document["verdict"], document["leader"]) == ("no-quorum", document["leader"])
+    assert document["verdict"] == "no-quorum"
     gone = "stopped" if how == "kill" else "frozen"
     assert _health(document) == {"ironman": "unhealthy", "thor": gone, "deadpool": gone}
     errors = next(m for m in document["members"] if m["name"] == "ironman")["errors"]
     assert errors
     table = _timed(lab)
     assert table.code == 5
-    assert "no-quorum: 1" not in table.out
     assert "lab: no-quorum: 0/3 voters healthy" in table.out
 
 

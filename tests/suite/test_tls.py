@@ -48,7 +48,7 @@ def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) ->
     answer = subprocess.run(["sh", "-c", pasted], capture_output=True, text=True, timeout=20, check=True)
     assert "revision" in json.loads(answer.stdout)["header"]
 
-    drill = cli("failed-leader", "--rate", "20", "-o", "json")
+    drill = cli("failed-leader", "--how", "freeze", "--rate", "20", "-o", "json")
     verdict = json.loads(drill.out)
     assert drill.code == 0, [check for check in verdict["checks"] if check["result"] != "passed"]
     assert verdict["writes"]["lost"] == 0

@@ -276,6 +276,12 @@ def test_plain_ctl_is_served_before_invoke(
     assert _fast_ctl(argv) == cluster
     monkeypatch.setenv("INVOKE_ETCDOPS_CLUSTER", "from-env")
     assert _fast_ctl(argv) == ("from-env" if cluster == "lab" else cluster)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".invoke.yaml").write_text("")
+    assert _fast_ctl(argv) is None
+    (tmp_path / "home" / ".invoke.yaml").unlink()
+    assert _fast_ctl(argv) == ("from-env" if cluster == "lab" else cluster)
     (tmp_path / "invoke.yml").write_text("")
     (tmp_path / "below").mkdir()
     monkeypatch.chdir(tmp_path / "below")
