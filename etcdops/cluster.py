@@ -25,14 +25,11 @@ import msgspec
 from etcdops import runtimes
 from etcdops.errors import (
     ClusterNotFound,
-    EtcdError,
     EtcdopsError,
-    MemberFailed,
     NoLeader,
     QuorumLost,
     Refused,
     RuntimeUnavailable,
-    WaitTimeout,
 )
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
@@ -41,6 +38,7 @@ from etcdops.placement import binaries_for, check_same, place, remember, with_tl
 from etcdops.runtimes.base import CanKill
 from etcdops.spec import ClusterSpec
 from etcdops.state import SCHEMA, ClusterRecord, Store
+from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
@@ -87,7 +85,7 @@ class Cluster:
         # None until the record is first used: it may have changed since it was read.
         self._stamp: tuple[int, int] | None = None
         #: How many lines each member had logged before it was started: what an earlier start said is no news.
-        self._logged: dict[str, int] = {}
+        self.logged: dict[str, int] = {}
         self._temporary = False
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
@@ -296,7 +294,7 @@ class Cluster:
             progress(f"starting {', '.join(stopped)}")
             try:
                 self._launch(stopped)
-                self._wait_first_write(stopped, timeout_s)
+                wait_first_write(self, stopped, timeout_s)
                 self.wait_serving(stopped, timeout_s=deadline - time.monotonic())
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")
@@ -329,7 +327,7 @@ class Cluster:
 
     def _launch(self, names: Sequence[str]) -> None:
         for name in names:
-            self._logged[name] = len(self.runtime.log_bytes(self.record.member(name)).splitlines())
+            self.logged[name] = len(self.runtime.log_bytes(self.record.member(name)).splitlines())
         # A signal in between would leave members whose references nobody has.
         with deferred():
             self.save(self.runtime.start(self.record, names))
@@ -414,76 +412,16 @@ class Cluster:
 
     # -- waiting
 
-    def _wait_first_write(self, started: Sequence[str], timeout_s: float) -> None:
-        from etcdops import wire
-        from etcdops.status import refused_by_auth
-
-        deadline = time.monotonic() + timeout_s
-        key = f"etcdops/up/{secrets.token_hex(4)}".encode()
-        last = "no member answered"
-        while True:
-            for url in self.endpoints:
-                self._fail_if_dead(started)
-                if time.monotonic() > deadline:
-                    raise WaitTimeout(
-                        f"no write was acknowledged within {timeout_s:.0f} s; last: {last}",
-                        remedy=f"Look at `logs --cluster {self.name}`.",
-                    )
-                if not _listens(url):
-                    continue
-                try:
-                    with wire.Connection(url, self.record.spec.tls) as connection:
-                        connection.put(key, b"up", timeout_s=1.0)
-                        connection.delete_range(key, timeout_s=5.0)
-                    return
-                except EtcdError as error:
-                    if refused_by_auth(error):
-                        return
-                    last = str(error)
-            time.sleep(0.005)
-
     def wait_serving(self, names: Sequence[str], *, timeout_s: float = 30.0) -> None:
         """Wait until a linearizable read succeeds through each of the named members.
 
         Raises MemberFailed when one of them dies meanwhile, WaitTimeout when one does not serve in time.
         """
-        from etcdops import wire
-        from etcdops.status import refused_by_auth
-
-        deadline = time.monotonic() + timeout_s
-        for name in names:
-            url = self.record.member(name).client_url
-            with wire.Connection(url, self.record.spec.tls) as connection:
-                while True:
-                    self._fail_if_dead([name])
-                    try:
-                        connection.range(b"health", timeout_s=0.5)
-                        break
-                    except EtcdError as error:
-                        if refused_by_auth(error):
-                            break
-                        if time.monotonic() > deadline:
-                            raise WaitTimeout(
-                                f"member {name} serves no linearizable read after {timeout_s:.0f} s; last: {error}",
-                                remedy=f"Look at `logs --member {name}`, and at `status`: it needs a quorum of voters.",
-                            ) from error
-                    time.sleep(0.01)
+        wait_serving(self, names, timeout_s=timeout_s)
 
     def wait_healthy(self, *, timeout_s: float = 30.0) -> None:
         """Wait until every member serves linearizable reads; raises as `wait_serving` does."""
         self.wait_serving(self.record.spec.names, timeout_s=timeout_s)
-
-    def _fail_if_dead(self, names: Sequence[str]) -> None:
-        from etcdops.logs import matter, read_log
-
-        for name in names:
-            member = self.record.member(name)
-            if self.runtime.state(member) == "stopped":
-                lines = matter(list(read_log(self.runtime, member))[self._logged.get(name, 0) :])
-                said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
-                raise MemberFailed(
-                    f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
-                )
 
     # -- looking
 
@@ -582,17 +520,6 @@ class Cluster:
         directory = self.store.cluster_dir(self.name)
         if directory.exists():
             _remove_tree(directory)
-
-
-def _listens(url: str) -> bool:
-    import socket
-
-    host, _, port = url.rpartition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
 
 
 def _remove_tree(path: Path) -> None:

@@ -18,6 +18,7 @@ __all__ = ["LogLine", "follow", "matter", "merged", "parse_since", "read_log"]
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_STACK = re.compile(r',"stacktrace":"(?:[^"\\]|\\.)*"')
 _LONG_AGO = datetime.fromtimestamp(0, timezone.utc)
 
 
@@ -70,9 +71,12 @@ def follow(
 
 
 def matter(lines: Sequence[LogLine], *, most: int = 6) -> list[LogLine]:
-    """Give the lines that tell why a member died: its last panics and errors, or else its last lines."""
+    """Give the lines that tell why a member died: its last panics and errors, or else its last lines.
+
+    Without the stack traces of etcd's that make such a line unreadable.
+    """
     bad = [line for line in lines if line.level in ("error", "dpanic", "panic", "fatal")]
-    return (bad or list(lines))[-most:]
+    return [line._replace(text=_STACK.sub("", line.text)) for line in (bad or list(lines))[-most:]]
 
 
 class _Reader:

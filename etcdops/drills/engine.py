@@ -199,6 +199,7 @@ class _Run:
         except HealFailed as error:
             return self._stuck(error)
         self.cluster.store.clear_unhealed(self.cluster.name)
+        self.say(f"{why}; {self.cluster.name} is healed: every member runs and serves")
         self.checks.append(Check("ran to its end", "inconclusive", f"{why}; healed"))
         return self._verdict("inconclusive", self._history(), None)
 
@@ -225,7 +226,8 @@ class _Run:
                 return ""
             absent = any(member.health in ("stopped", "frozen") for member in status.members)
             if absent or time.monotonic() > deadline:
-                quorum = " (quorum is lost)" if status.verdict == "no-quorum" else ""
+                there = sum(member.health not in ("stopped", "frozen") for member in status.members)
+                quorum = " (quorum is lost)" if there < status.quorum else ""
                 return f"{'; '.join(wrong)}{quorum}. `up-env` starts what is stopped or frozen"
             time.sleep(0.05)
 
@@ -403,7 +405,10 @@ class _Run:
             outage=outage,
             writes=writes,
             checks=tuple(self.checks),
-            timeline=tuple(Event(self._ms(e.t_ns), e.event, e.member, e.detail) for e in self.journal.entries),
+            timeline=tuple(
+                Event(self._ms(e.t_ns), e.event, e.member, e.detail)
+                for e in sorted(self.journal.entries, key=lambda entry: entry.t_ns)
+            ),
             report=str(self.folder / "verdict.md"),
         )
         write(made, self.folder)

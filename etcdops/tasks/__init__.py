@@ -16,7 +16,7 @@ def _collection() -> Collection:
     for each in (*drills.drill_tasks(), drills.heal):
         top.add_task(each)
     drill = Collection("drill")
-    drill.add_task(drills.list_drills, name="list")
+    drill.add_task(drills.list_drills, name="list", default=True)
     drill.add_task(drills.run_drill, name="run")
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")

@@ -136,13 +136,14 @@ def output_of(context: Context, given: str | None) -> str:
     return chosen
 
 
-def attach(context: Context, cluster: str | None) -> Cluster:
-    """Take up the cluster that a task is about, after saying so if a dead run has left it unhealed."""
+def attach(context: Context, cluster: str | None, *, warn: bool = True) -> Cluster:
+    """Take up the cluster that a task is about, and say so, with `warn`, if a dead run has left it unhealed."""
     from etcdops.cluster import Cluster
 
     name = flag(context, "cluster", cluster) or "lab"
     attached = Cluster.attach(name)
-    warn_unhealed(name)
+    if warn:
+        warn_unhealed(name)
     return attached
 
 

@@ -50,11 +50,11 @@ def list_drills(c: Context, output: str | None = None) -> None:
             emit(f"    --{choice.name} {'|'.join(choice.values)}: {choice.help}")
 
 
-@task(positional=["name"], help={"name": "which drill; without one, they are listed", **_HELP})
+@task(positional=["name"], help={"name": "which drill, of those that `drill.list` shows", **_HELP})
 @command
 def run_drill(
     c: Context,
-    name: str = "",
+    name: str,
     cluster: str | None = None,
     output: str | None = None,
     rate: str | None = None,
@@ -70,9 +70,6 @@ def run_drill(
     """Run a drill by its name, with its own options at their defaults: drill.run failed-leader"""
     from etcdops.drills import find
 
-    if not name:
-        list_drills(c)
-        return
     _run(
         c,
         find(name),

@@ -232,7 +232,7 @@ def status(c: Context, cluster: str | None = None, output: str | None = None, wa
     """
     out = output_of(c, output)
     every_s = _period(watch) if watch is not None else 0.0
-    seen = attach(c, cluster)
+    seen = attach(c, cluster, warn=False)
     if not every_s:
         now = seen.status()
         emit(_status(now, out))

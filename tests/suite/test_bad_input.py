@@ -156,15 +156,15 @@ def test_port_that_is_in_use(nowhere: CommandLine) -> None:
 
 def test_port_of_a_stopped_member_that_was_taken(cli: CommandLine) -> None:
     """When something has taken a stopped member's port, up-env names it and starts nothing."""
-    assert cli("up-env", "--size", "2").code == 0
+    assert cli("up-env", "--size", "1").code == 0
     assert cli("down-env").code == 0
     record = cli.store.load("lab")
-    port = int(record.members[1].peer_url.rpartition(":")[2])
+    port = int(record.members[0].peer_url.rpartition(":")[2])
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
-        _refused(cli("up-env"), 3, f"something else listens on port {port} of thor")
+        _refused(cli("up-env"), 3, f"something else listens on port {port} of ironman")
         assert {m["health"] for m in json.loads(cli("status", "-o", "json").out)["members"]} == {"stopped"}
     assert cli("up-env").code == 0
 

@@ -210,7 +210,7 @@ def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_un
     codes = [warning["code"] for warning in json.loads(status.out)["warnings"]]
     assert "unhealed-run" in codes
     for task in (["status"], ["logs", "--since", "1s"], ["ctl", "--", "version"]):
-        assert "died without healing: type `heal`" in cli(*task).err, task
+        assert "died without healing: type `heal`" in "".join(cli(*task)[1:]), task
 
     extra = ["--how", "stop", "--rate", "20"] if healer == "failed-leader" else []
     healed = cli(healer, *extra)
@@ -218,7 +218,7 @@ def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_un
     assert _frozen_or_gone(cluster) == []
     assert cli.store.unhealed("lab") is None
     assert list(cluster.client().get_prefix("etcdops/")) == []
-    assert "died without healing" not in cli("status").err
+    assert "died without healing" not in cli("status").out
 
 
 def _children(pid: int) -> list[int]:
@@ -256,6 +256,18 @@ def test_single_member_is_refused(cli: CommandLine) -> None:
     ended = cli("failed-leader")
     assert ended.code == 3
     assert "needs 3 voters, and lab has 1" in ended.err
+    by_name = cli("drill.run", "failed-leader", program="invoke")
+    assert (by_name.code, by_name.err) == (3, ended.err)
+
+
+def test_a_drill_that_there_is_not(cli: CommandLine) -> None:
+    """An unknown drill, and an unknown way, are refused with what there is; nothing is created for them."""
+    assert "Choose one of failed-leader" in cli("drill.run", "nope").err
+    unknown = cli("failed-leader", "--how", "nuke")
+    assert (unknown.code, "Choose one of kill, freeze, stop" in unknown.err) == (2, True)
+    small = cli("failed-leader", "--size", "1")
+    assert (small.code, "a new cluster of 1 is asked for" in small.err) == (3, True)
+    assert cli.store.names() == []
 
 
 def test_production_is_refused(etcd_cluster: Cluster) -> None:

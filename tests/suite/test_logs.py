@@ -15,7 +15,7 @@ import pytest
 
 from etcdops.cluster import Cluster
 from etcdops.errors import SpecError
-from etcdops.logs import parse_since
+from etcdops.logs import LogLine, matter, parse_since
 from tests.conftest import CommandLine
 from tests.suite.terminal import Terminal, place
 
@@ -106,6 +106,18 @@ def test_spans_and_times() -> None:
     assert parse_since("2026-01-31T12:00:00.500000000+00:00") == exact
     assert parse_since("2026-01-31T13:00:00.5+0100") == exact
     assert parse_since("2026-01-31 12:00:00").tzinfo is not None
+
+
+def test_lines_that_matter() -> None:
+    """Of a member that died, its errors are shown, without stack traces; or else the last that it said."""
+    now = datetime.now(timezone.utc)
+    lines = [LogLine(now, "thor", "info", f"line {i}") for i in range(9)]
+    assert [line.text for line in matter(lines)] == [f"line {i}" for i in range(3, 9)]
+    text = '{"level":"fatal","msg":"it \\"failed\\"","stacktrace":"main\\n\\t\\"a\\".go:1","then":1}'
+    fatal = LogLine(now, "thor", "fatal", text)
+    assert [line.text for line in matter([*lines, fatal, *lines])] == [
+        '{"level":"fatal","msg":"it \\"failed\\"","then":1}'
+    ]
 
 
 def test_follow_shows_new_lines(lab: CommandLine, wait_until: Wait) -> None:
