@@ -148,6 +148,13 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise _unwritable(path, error) from error
 
 
+def _unreadable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"cannot read {path}: {error.strerror or error}",
+        remedy="See who owns it and its permissions, or name another place with ETCDOPS_STATE_DIR.",
+    )
+
+
 def _unwritable(path: Path, error: OSError) -> StateError:
     return StateError(
         f"cannot write {path}: {error.strerror or error}",
@@ -205,7 +212,7 @@ class Store:
         try:
             entries = list((self.root / "clusters").glob("*/cluster.json"))
         except OSError as error:
-            raise StateError(f"cannot read {self.root}: {error.strerror or error}") from error
+            raise _unreadable(self.root, error) from error
         return sorted(entry.parent.name for entry in entries if is_valid_name(entry.parent.name))
 
     def exists(self, name: str) -> bool:
@@ -216,9 +223,7 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise StateError(
-                f"cannot read {path}: {error.strerror or error}", remedy="See who owns it, and its permissions."
-            ) from error
+            raise _unreadable(path, error) from error
         return True
 
     def load(self, name: str) -> ClusterRecord:
@@ -237,7 +242,7 @@ class Store:
                 remedy=f"Type `up-env{'' if name == 'lab' else ' --cluster ' + name}` to create it.",
             ) from None
         except OSError as error:
-            raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+            raise _unreadable(path, error) from error
         schema = self._decode(path, content, _Schema).schema
         if schema > SCHEMA:
             raise StateError(
@@ -276,7 +281,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StateError(f"cannot read {path}: {error.strerror or error}") from error
+            raise _unreadable(path, error) from error
         return self._decode(path, content, Unhealed, remedy="Delete it, then type `up-env`: it lets frozen members go.")
 
     def mark_unhealed(self, name: str, fault: Unhealed) -> None:

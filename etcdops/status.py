@@ -108,7 +108,8 @@ def observe(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = _ANSW
     answers = _ask(running, record, timeout_s)
     ids = {answer.status.member_id: name for name, answer in answers.items() if answer.status}
     leader, term = _highest_term({n: a.status for n, a in answers.items() if a.status}, ids)
-    members = tuple(_member(m, states[m.name], answers.get(m.name), ids) for m in record.members)
+    alarms = _newest_alarms(answers)
+    members = tuple(_member(m, states[m.name], answers.get(m.name), alarms) for m in record.members)
     return ClusterStatus(
         schema=1,
         cluster=record.spec.name,
@@ -189,7 +190,13 @@ def refused_by_auth(error: EtcdError) -> bool:
     return error.code == "PERMISSION_DENIED" or error.text == "etcdserver: user name is empty"
 
 
-def _member(member: MemberRecord, state: str, answer: _Answer | None, ids: dict[int, str]) -> MemberStatus:
+def _newest_alarms(answers: dict[str, _Answer]) -> tuple[Alarm, ...]:
+    """Give the alarms of all members, as told by the one that has applied most: they are replicated as keys are."""
+    known = [(answer.status.raft_applied_index, answer.alarms) for answer in answers.values() if answer.status]
+    return max(known, default=(0, ()), key=lambda each: each[0])[1]
+
+
+def _member(member: MemberRecord, state: str, answer: _Answer | None, alarms: tuple[Alarm, ...]) -> MemberStatus:
     health = {"paused": "frozen", "stopped": "stopped"}.get(state, "unreachable")
     status = answer.status if answer else None
     if answer and answer.readable:
@@ -212,7 +219,7 @@ def _member(member: MemberRecord, state: str, answer: _Answer | None, ids: dict[
         revision=status.revision,
         raft_index=status.raft_index,
         db_size=status.db_size,
-        alarms=tuple(alarm.kind for alarm in answer.alarms if alarm.member_id in (0, status.member_id)),
+        alarms=tuple(alarm.kind for alarm in alarms if alarm.member_id in (0, status.member_id)),
         errors=answer.errors,
     )
 

@@ -57,7 +57,9 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.setenv("ETCDOPS_OFFLINE", "1")
     if found.source in ("cache", "PATH"):
         patch.setenv("PATH", f"{found.directory}{os.pathsep}{os.environ['PATH']}")
-    patch.delenv("NO_COLOR", raising=False)
+    # With PYTHONUNBUFFERED, a flush that is missing would not be missed.
+    for name in ("NO_COLOR", "PYTHONUNBUFFERED"):
+        patch.delenv(name, raising=False)
     yield
     patch.undo()
 

@@ -33,6 +33,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
         yield line
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path: Path) -> Iterator[None]:
+    """Whatever became of a test, no member runs on whose state directory was below its own directory."""
+    yield
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("ETCDOPS_STATE", "").startswith(f"{tmp_path}{os.sep}"):
+                process.kill()
+        except psutil.Error:
+            continue
+
+
 def _found(line: CommandLine) -> list[dict[str, Any]]:
     ended = line("cluster.list", "-o", "json")
     assert ended.code == 0, ended.err
@@ -194,10 +206,12 @@ with Cluster.create(size=1) as cluster:
 
 def test_temporary_cluster_whose_maker_was_killed(cli: CommandLine, wait_until: Wait) -> None:
     """A temporary cluster is up while its maker lives, a leftover once that was killed, and prune removes all of it."""
-    maker = subprocess.Popen([sys.executable, "-c", MAKER], env=cli.env, stdout=subprocess.PIPE, text=True)
+    env = {**cli.env, "TMPDIR": str(cli.cwd)}
+    maker = subprocess.Popen([sys.executable, "-c", MAKER], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert maker.stdout is not None
         cluster_id, root, pid = maker.stdout.readline().split()
+        assert root.startswith(str(cli.cwd))
         member = psutil.Process(int(pid))
         alive = next(each for each in _found(cli) if each["id"] == cluster_id)
         assert alive["state"] == "up"

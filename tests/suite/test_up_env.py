@@ -9,12 +9,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 
 from etcdops.cluster import Cluster
-from tests.conftest import CommandLine
+from tests.conftest import CommandLine, Ended
 from tests.suite.terminal import Terminal, place
 
 Wait = Callable[..., None]
@@ -22,14 +23,26 @@ Wait = Callable[..., None]
 NAMES = ["ironman", "thor", "deadpool", "hulk", "wasp"]
 
 
+class Up(NamedTuple):
+    """A place with a running cluster, and what the first up-env printed."""
+
+    line: CommandLine
+    first: Ended
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A running cluster of three members, shared; each test leaves it running."""
     with place(tmp_path_factory.mktemp("up") / "place") as line:
         ended = line("up-env")
         assert ended.code == 0, ended.err
-        line.env["FIRST_OUT"], line.env["FIRST_ERR"] = ended.out, ended.err
-        yield line
+        yield Up(line, ended)
+
+
+@pytest.fixture
+def lab(up: Up) -> CommandLine:
+    """The place with the shared cluster."""
+    return up.line
 
 
 def _shell(line: CommandLine, script: str, *more_path: str) -> subprocess.CompletedProcess[str]:
@@ -69,10 +82,9 @@ def _marked(cluster: str, state_dir: Path) -> list[psutil.Process]:
     return found
 
 
-def test_says_what_a_person_needs(lab: CommandLine) -> None:
+def test_says_what_a_person_needs(up: Up) -> None:
     """stdout names the members with their URLs, processes and data, and has the export and the curl line."""
-    out, err = lab.env["FIRST_OUT"], lab.env["FIRST_ERR"]
-    record = lab.store.load("lab")
+    (_, out, err), record = up.first, up.line.store.load("lab")
     assert list(record.spec.names) == NAMES[:3]
     members, rest = out.split("\n\n")
     assert len(members.splitlines()) == 3
@@ -97,13 +109,13 @@ def test_export_line_works_when_evaluated(lab: CommandLine, program: str) -> Non
     assert [each["health"] for each in json.loads(done.stdout)] == [True] * 3
 
 
-def test_curl_line_works_when_pasted(lab: CommandLine) -> None:
+def test_curl_line_works_when_pasted(up: Up, lab: CommandLine) -> None:
     """The curl line stores a key through the JSON API, and `ctl` reads it back."""
     import shutil
 
     if not shutil.which("curl"):
         pytest.skip("there is no curl here")
-    curl = next(line for line in lab.env["FIRST_OUT"].splitlines() if line.startswith("curl "))
+    curl = next(line for line in up.first.out.splitlines() if line.startswith("curl "))
     done = _shell(lab, curl)
     assert done.returncode == 0, done.stderr
     assert "revision" in json.loads(done.stdout)["header"]
@@ -111,14 +123,14 @@ def test_curl_line_works_when_pasted(lab: CommandLine) -> None:
 
 
 @pytest.mark.parametrize("program", ["etcdops", "invoke"])
-def test_again_changes_nothing_and_says_so(lab: CommandLine, program: str) -> None:
+def test_again_changes_nothing_and_says_so(up: Up, lab: CommandLine, program: str) -> None:
     """On a running cluster: the same processes and revision, the record untouched, and a word that it was so."""
     record = lab.store.cluster_dir("lab") / "cluster.json"
     before = (_pids(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino)
     again = lab("up-env", program=program)
     assert again.code == 0, again.err
     assert "lab was up already: nothing was changed" in again.err
-    assert again.out == lab.env["FIRST_OUT"]
+    assert again.out == up.first.out
     assert (_pids(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino) == before
 
 
