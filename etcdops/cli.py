@@ -30,10 +30,17 @@ def main() -> None:
     from etcdops.tasks.program import program
 
     try:
-        program.run()
-    except BrokenPipeError:
-        # The reader (`head`, say) has enough. Nothing more can be written, not even at exit.
+        try:
+            program.run()
+        finally:
+            # Here rather than at exit, where Python would print a traceback of its own.
+            sys.stdout.flush()
+    except OSError as error:
+        # The reader (`head`, say) has enough, or the disk is full. Nothing more can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"error: {error}\n")
+            sys.exit(1)
 
 
 def _open_streams() -> None:

@@ -106,7 +106,8 @@ def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterS
         differs.append(f"{len(record.members)} members, not {size}")
     if spec.etcd_version and spec.etcd_version.lstrip("v") != record.etcd_version:
         differs.append(f"etcd {record.etcd_version}, not {spec.etcd_version}")
-    if spec.etcd_bin and os.path.realpath(spec.etcd_bin).removesuffix("/etcd") != os.path.realpath(record.binary):
+    asked = os.path.realpath(spec.etcd_bin)
+    if spec.etcd_bin and (asked if os.path.isdir(asked) else os.path.dirname(asked)) != os.path.realpath(record.binary):
         differs.append(f"the etcd in {record.binary}, not {spec.etcd_bin}")
     port = spec.members[0].client_port
     if port and port != record.spec.members[0].client_port:

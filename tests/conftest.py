@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Who runs us in the background of a shell script makes us ignore Ctrl-C, and every command that we start as well.
+    for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
     unknown = set(_required(config)) - set(runtimes.names())
     if unknown:
         raise pytest.UsageError(f"--require-runtime: there is no runtime {', '.join(sorted(unknown))}")

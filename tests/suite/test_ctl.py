@@ -152,7 +152,10 @@ def test_process_becomes_etcdctl(lab: CommandLine, wait_until: Wait, program: st
             del lab.env[name]
         del lab.env["MINE"]
     wait_until(lambda: _is_etcdctl(process.pid), what="etcdctl")
-    content = Path(f"/proc/{process.pid}/environ").read_bytes().decode()
+    environ = Path(f"/proc/{process.pid}/environ")
+    # Empty for an instant, while the process is being replaced.
+    wait_until(environ.read_bytes, what="its environment")
+    content = environ.read_bytes().decode()
     seen = dict(item.partition("=")[::2] for item in content.split("\0") if item)
     assert {name: value for name, value in seen.items() if name.startswith("ETCDCTL_")} == {
         "ETCDCTL_ENDPOINTS": _endpoint(lab),

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import trustme
 
 from etcdops import inventory
 from etcdops.cluster import Cluster
@@ -30,7 +31,7 @@ from etcdops.errors import BinaryError, MemberFailed, Refused, StateError
 from etcdops.hosts import identify
 from etcdops.member import Member
 from etcdops.runtimes.process import ProcessRuntime
-from etcdops.spec import ClusterSpec, MemberSpec, Timing
+from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
 from etcdops.state import ClusterRecord, DataRef, Store
 
 Wait = Callable[..., None]
@@ -768,23 +769,39 @@ def garbage(tmp_path: Path) -> tuple[str, str]:
     return str(paths[0]), str(paths[1])
 
 
-def _bad_thor(garbage: tuple[str, str], name: str = "lab") -> ClusterSpec:
-    """A cluster with mutual TLS in which one member cannot start, as its certificate is garbage."""
-    import trustme
-
-    from etcdops.spec import Tls
-
-    directory = Path(garbage[0]).parent
+def _issue(directory: Path) -> None:
+    """Make an authority's certificate, ca.pem, and a pair for members and clients alike, pair.pem and pair.key."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "ca.pem"))
     issued = authority.issue_cert("127.0.0.1", "localhost")
     issued.private_key_pem.write_to_path(str(directory / "pair.key"))
-    with open(directory / "pair.pem", "wb") as file:
-        for part in issued.cert_chain_pems:
-            file.write(part.bytes())
+    (directory / "pair.pem").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+
+
+def _bad_thor(garbage: tuple[str, str]) -> ClusterSpec:
+    """A cluster with mutual TLS in which one member cannot start, as its certificate is garbage."""
+    directory = Path(garbage[0]).parent
+    _issue(directory)
     good = str(directory / "pair.pem"), str(directory / "pair.key")
     members = (MemberSpec("ironman", cert=good[0], key=good[1]), MemberSpec("thor", cert=garbage[0], key=garbage[1]))
-    return ClusterSpec(name, members, timing=FAST, tls=Tls(str(directory / "ca.pem"), *good))
+    return ClusterSpec("lab", members, timing=FAST, tls=Tls(str(directory / "ca.pem"), *good))
+
+
+def test_tls_by_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    """PEM files may be named from the working directory, although members run in another; all speaks TLS then."""
+    _issue(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    members = (MemberSpec("ironman", cert="pair.pem", key="pair.key"),)
+    spec = ClusterSpec("tls", members, timing=FAST, tls=Tls("ca.pem", "pair.pem", "pair.key"))
+    with Cluster.create(spec, store=store, temporary=True) as cluster:
+        monkeypatch.chdir("/")
+        assert cluster.endpoints[0].startswith("https://127.0.0.1:")
+        cluster.client().put("k", "v")
+        assert cluster.status().verdict == "healthy"
+        cluster.members[0].kill()
+        cluster.members[0].start()
+        assert cluster.client().get("k")[0] == b"v"
+        assert Cluster.ensure_up(cluster.record.spec, store=store).started == []
 
 
 def test_of_a_new_cluster_that_does_not_start_nothing_is_left(store: Store, garbage: tuple[str, str]) -> None:

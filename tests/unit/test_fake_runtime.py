@@ -168,6 +168,8 @@ def test_ports_that_are_taken_are_refused(runtime: FakeRuntime, tmp_path: Path) 
             )
     cluster = Cluster.create("x", runtime=runtime, store=Store(tmp_path))
     with socket.socket() as taken:
+        # As a server does: a port whose connections are still closing can be taken over.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", int(cluster.endpoints[1].rpartition(":")[2])))
         taken.listen()
         with pytest.raises(Refused, match=r"something else listens on port \d+ of thor"):
