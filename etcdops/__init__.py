@@ -10,6 +10,8 @@ Names are loaded when they are first used: `import etcdops` itself costs next to
 
 from __future__ import annotations
 
+from etcdops import errors
+
 # As `typing.TYPE_CHECKING`, and without the import: it is the largest part of what `etcdops ctl` would load.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,35 +47,14 @@ _HOMES = {
     "run_drill": "drills:run",
 }
 
-_ERRORS = (
-    "Aborted",
-    "BinaryError",
-    "ClusterError",
-    "ClusterNotFound",
-    "ConfirmationNeeded",
-    "EtcdError",
-    "EtcdopsError",
-    "HealFailed",
-    "Interrupted",
-    "Locked",
-    "MemberFailed",
-    "NoLeader",
-    "QuorumLost",
-    "Refused",
-    "RuntimeUnavailable",
-    "SpecError",
-    "StateError",
-    "WaitTimeout",
-)
-
-__all__ = sorted([*_HOMES, *_ERRORS])
+__all__ = sorted([*_HOMES, *errors.__all__])
 
 
 def __getattr__(name: str) -> object:
     from importlib import import_module
 
-    if name in _ERRORS:
-        return getattr(import_module("etcdops.errors"), name)
+    if name in errors.__all__:
+        return getattr(errors, name)
     if name not in _HOMES:
         raise AttributeError(f"module 'etcdops' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")

@@ -14,7 +14,8 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -262,6 +263,27 @@ class Cluster:
             self.store.save(record)
             self._record, self._stamp = record, self.store.stamp(self.name)
 
+    @contextmanager
+    def locked(self, doing: str, *, progress: Progress = _silent) -> Iterator[None]:
+        """Hold the cluster's lock while `doing` something to it; see `Store.lock`.
+
+        Raises ClusterNotFound if it was deleted, or replaced by another of its name, also while we waited.
+        """
+        # Looked at before the lock is taken too, which would make a directory for it where all is gone.
+        self._check_there()
+        with self.store.lock(self.name, doing, on_wait=progress):
+            self._check_there()
+            yield
+
+    def _check_there(self) -> None:
+        if not self.store.exists(self.name):
+            raise ClusterNotFound(
+                f"cluster {self.name!r} in {self.store.root} has been deleted",
+                remedy="Create it anew: its data are gone.",
+            )
+        self._stamp = None
+        _ = self.record
+
     # -- up and down
 
     def up(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
@@ -273,8 +295,7 @@ class Cluster:
         Raises MemberFailed, with the log lines that matter, when a member dies; WaitTimeout when none acknowledges a
         write within `timeout_s` seconds. Members that this call started are stopped again then.
         """
-        with self.store.lock(self.name, f"up {self.name}", on_wait=progress):
-            self._check_there()
+        with self.locked(f"up {self.name}", progress=progress):
             return self.up_locked(timeout_s=timeout_s, progress=progress)
 
     def up_locked(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
@@ -350,8 +371,7 @@ class Cluster:
 
     def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
         """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
-        with self.store.lock(self.name, f"down {self.name}", on_wait=progress):
-            self._check_there()
+        with self.locked(f"down {self.name}", progress=progress):
             return self._down(timeout_s)
 
     def _down(self, timeout_s: float) -> list[str]:
@@ -374,8 +394,7 @@ class Cluster:
 
     def purge(self, *, progress: Progress = _silent) -> None:
         """End every member and delete the cluster with all its data. There is no way back; see `contents`."""
-        with self.store.lock(self.name, f"purge {self.name}", on_wait=progress):
-            self._check_there()
+        with self.locked(f"purge {self.name}", progress=progress):
             self.purge_locked()
         if self._directory:
             self._directory.cleanup()
@@ -391,13 +410,6 @@ class Cluster:
         self.runtime.stop(self.record, self.record.spec.names, timeout_s=10.0)
         self.runtime.destroy(self.record)
         _remove_tree(self.store.cluster_dir(self.name))
-
-    def _check_there(self) -> None:
-        """Raise ClusterNotFound if another command has deleted or replaced it while we waited for its lock."""
-        if not self.store.exists(self.name):
-            raise ClusterNotFound(f"cluster {self.name!r} in {self.store.root} has been deleted")
-        self._stamp = None
-        _ = self.record
 
     def contents(self) -> list[str]:
         """Name, for a person, everything that `purge` deletes."""

@@ -129,7 +129,7 @@ class Member:
         return iter(lines[len(lines) - last :] if last is not None and last < len(lines) else lines)
 
     def _lock(self, act: str) -> AbstractContextManager[None]:
-        return self.cluster.store.lock(self.cluster.name, f"{act} {self.name} of {self.cluster.name}")
+        return self.cluster.locked(f"{act} {self.name} of {self.cluster.name}")
 
     def _wanted(self, wanted: str) -> None:
         self.cluster.save(

@@ -421,9 +421,11 @@ def test_purge_removes_what_it_names(etcd_cluster: Cluster) -> None:
     assert store.names() == []
     assert not store.cluster_dir(name).exists()
     assert {etcd_cluster.runtime.state(member) for member in old.members} == {"stopped"}
-    for act in (etcd_cluster.purge, etcd_cluster.up, etcd_cluster.down):
+    thor = etcd_cluster.member("thor")
+    for act in (etcd_cluster.purge, etcd_cluster.up, etcd_cluster.down, thor.start, thor.stop, thor.kill):
         with pytest.raises(ClusterNotFound, match=f"{name}.* has been deleted"):
             act()
+    assert not store.cluster_dir(name).exists()
     assert name in repr(etcd_cluster)
     other = Cluster.create(ClusterSpec.of_size(name, 1), runtime=etcd_cluster.runtime, store=store)
     for act in (etcd_cluster.purge, etcd_cluster.up):

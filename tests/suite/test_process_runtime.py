@@ -27,7 +27,7 @@ import trustme
 
 from etcdops import inventory
 from etcdops.cluster import Cluster
-from etcdops.errors import BinaryError, MemberFailed, Refused, StateError
+from etcdops.errors import BinaryError, ClusterNotFound, MemberFailed, Refused, StateError
 from etcdops.hosts import identify
 from etcdops.member import Member
 from etcdops.runtimes.process import ProcessRuntime
@@ -686,6 +686,10 @@ def test_a_temporary_cluster_is_gone_however_its_block_ends(ends: str) -> None:
             assert cluster.status().verdict == "healthy"
             if ends == "purged":
                 cluster.purge()
+                assert not root.exists()
+                with pytest.raises(ClusterNotFound):
+                    cluster.members[0].start()
+                assert not root.exists()
             elif ends == "record lost":
                 record.unlink()
             elif ends == "record damaged":
