@@ -292,8 +292,9 @@ class Cluster:
         Gives the names of the members that were started or resumed: none when all ran already, and then nothing was
         changed and nothing written. What a dead run of a drill left is healed on the way.
 
-        Raises MemberFailed, with the log lines that matter, when a member dies; WaitTimeout when none acknowledges a
-        write within `timeout_s` seconds. Members that this call started are stopped again then.
+        Raises Refused, before anything is started, when something else listens on a stopped member's port;
+        MemberFailed, with the log lines that matter, when a member dies; WaitTimeout when none acknowledges a write
+        within `timeout_s` seconds. Members that this call started are stopped again then.
         """
         with self.locked(f"up {self.name}", progress=progress):
             return self.up_locked(timeout_s=timeout_s, progress=progress)
@@ -316,7 +317,7 @@ class Cluster:
             try:
                 self._launch(stopped)
                 wait_first_write(self, stopped, timeout_s)
-                self.wait_serving(stopped, timeout_s=deadline - time.monotonic())
+                self.wait_serving(stopped, timeout_s=max(deadline - time.monotonic(), 1.0))
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")
                 self._undo_start(record, stopped)

@@ -80,7 +80,7 @@ def run(
     chosen = drill.options(options)
     _refuse(drill, cluster, chosen)
     seed = secrets.randbelow(2**31) if seed is None else seed
-    with cluster.store.lock(cluster.name, f"drill {drill.name}", on_wait=say):
+    with cluster.locked(f"drill {drill.name}", progress=say):
         _heal_dead_run(cluster, say)
         if all(member.state() == "stopped" for member in cluster.members):
             say(f"cluster {cluster.name} is down: bringing it up")

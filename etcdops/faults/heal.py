@@ -52,7 +52,7 @@ def heal(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: 
     Waits for the cluster's lock first, so a run that is alive heals itself. Raises HealFailed with what is still
     broken.
     """
-    with cluster.store.lock(cluster.name, f"heal {cluster.name}", on_wait=progress):
+    with cluster.locked(f"heal {cluster.name}", progress=progress):
         fault = cluster.store.unhealed(cluster.name)
         done = put_right(cluster, progress=progress)
         if fault is not None:
