@@ -224,15 +224,19 @@ def calibration() -> None:
                 member.pause()
                 frozen = time.monotonic_ns()
                 time.sleep(max(0.0, 1.0 - (frozen - began) / 1e9))
+                thawing = time.monotonic_ns()
                 member.resume()
-                windows.append((began, frozen, time.monotonic_ns()))
+                windows.append((began, frozen, thawing, time.monotonic_ns()))
             time.sleep(0.5)
             sending.stop()
         history = [op for op in read_history(path / "history.jsonl") if op.stream == pinned_stream(member.name)]
-    for began, _frozen, ended in windows:
+    for began, frozen, thawing, ended in windows:
         near = [op for op in history if began - 400_000_000 <= op.scheduled_ns <= ended + 400_000_000]
         seen = measure(near, inject_ns=began, heal_ns=ended, rate=200).streams[pinned_stream(member.name)]
-        error = seen.gap_ms - (ended - began) / 1e6
+        # It was frozen for some time between these two: from when it was seen to be until it was told to go on, and
+        # from when it was told to stop until it was seen to go on.
+        least, most = (thawing - frozen) / 1e6, (ended - began) / 1e6
+        error = min(seen.gap_ms - least, 0.0) or max(seen.gap_ms - most, 0.0)
         errors.append(error)
         inside += abs(error) <= seen.resolution_ms
     figure = f"{min(errors):+.1f} .. {max(errors):+.1f} ms, {inside}/20 within resolution"

@@ -78,7 +78,7 @@ def test_a_suite_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) ->
 
         def test_lean():
             loaded = [name for name in sys.modules if name.startswith("etcdops")]
-            assert set(loaded) <= {"etcdops", "etcdops.pytest_plugin"}
+            assert set(loaded) <= {"etcdops", "etcdops.errors", "etcdops.pytest_plugin"}
             assert "grpc" not in sys.modules
             assert "msgspec" not in sys.modules
         """
