@@ -117,7 +117,7 @@ def _all_running() -> list[_Running]:
 def _stores(given: tuple[Store, ...], running: list[_Running]) -> Iterator[Store]:
     roots = [str(store.root) for store in given]
     try:
-        roots += Path(index_file()).read_text(encoding="utf-8", errors="replace").splitlines()
+        roots += Path(index_file()).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         pass
     roots += [each.leftover.state_dir for each in running if each.leftover.state_dir]
@@ -220,10 +220,10 @@ def _forget_missing() -> None:
     """Drop state directories that are gone from the list of them. Best effort: those are passed over anyway."""
     path = Path(index_file())
     try:
-        roots = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        roots = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
         kept = [root for root in roots if os.path.isdir(root)]
         if kept != roots:
-            replace_file(path, "".join(f"{root}\n" for root in kept).encode())
+            replace_file(path, "".join(f"{root}\n" for root in kept).encode(errors="surrogateescape"))
     except (OSError, StateError):
         return
 

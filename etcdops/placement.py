@@ -79,7 +79,8 @@ def remember(store: Store) -> None:
     path = index_file()
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as file:
+        # A path may hold any bytes.
+        with open(path, "a+", encoding="utf-8", errors="surrogateescape") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             known = file.read().splitlines()

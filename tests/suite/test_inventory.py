@@ -292,6 +292,10 @@ def test_nothing_to_list_and_nothing_to_prune(cli: CommandLine) -> None:
         # Somebody else's leftovers are not ours to remove.
         terminal.type("n\n")
         assert terminal.wait() in (0, 2)
+    # A list with nonsense in it keeps nobody from making a cluster, or from removing one.
+    assert cli("up-env", "--size", "1", "--cluster", "beside").code == 0
+    assert [each["name"] for each in _here(cli, cli.cwd)] == ["beside"]
+    assert cli("cluster.prune", "--yes", "--cluster", cli.store.load("beside").id).code == 0
 
 
 def test_interrupted_prune(lab: CommandLine) -> None:
