@@ -323,7 +323,8 @@ class Cluster:
                 self._undo_start(record, stopped)
                 raise
         self.want_running()
-        self.wait_serving(record.spec.names, timeout_s=max(deadline - time.monotonic(), 1.0))
+        others = [name for name in record.spec.names if name not in stopped]
+        self.wait_serving(others, timeout_s=max(deadline - time.monotonic(), 1.0))
         if not self.record.bootstrapped:
             self.save(msgspec.structs.replace(self.record, bootstrapped=True))
         fault = self.store.unhealed(self.name)
