@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,7 +37,7 @@ from etcdops.member import Member
 from etcdops.placement import binaries_for, check_same, place, remember, with_tls_files
 from etcdops.runtimes.base import CanKill
 from etcdops.spec import ClusterSpec
-from etcdops.state import SCHEMA, ClusterRecord, Store
+from etcdops.state import SCHEMA, ClusterRecord, Store, remove_tree
 from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
@@ -411,7 +410,7 @@ class Cluster:
                 self.runtime.kill(member)
         self.runtime.stop(self.record, self.record.spec.names, timeout_s=10.0)
         self.runtime.destroy(self.record)
-        _remove_tree(self.store.cluster_dir(self.name))
+        remove_tree(self.store.cluster_dir(self.name))
 
     def contents(self) -> list[str]:
         """Name, for a person, everything that `purge` deletes."""
@@ -533,13 +532,4 @@ class Cluster:
         self.runtime.destroy(self._record)
         directory = self.store.cluster_dir(self.name)
         if directory.exists():
-            _remove_tree(directory)
-
-
-def _remove_tree(path: Path) -> None:
-    import shutil
-
-    try:
-        shutil.rmtree(path)
-    except OSError as error:
-        raise EtcdopsError(f"cannot remove {path}: {error.strerror or error}") from error
+            remove_tree(directory)

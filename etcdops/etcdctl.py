@@ -18,6 +18,7 @@ __all__ = [
     "become",
     "check_name",
     "environment",
+    "listens",
     "misplaced",
     "plan",
     "remainder",
@@ -106,7 +107,7 @@ def plan(cluster: str, arguments: list[str]) -> CtlPlan:
     elsewhere = _has_flag(arguments, "--endpoints")
     record = _read(cluster, required=not (local or elsewhere))
     endpoints: list[str] = record["endpoints"]
-    if not (local or elsewhere) and not any(_listens(url) for url in endpoints):
+    if not (local or elsewhere) and not any(listens(url) for url in endpoints):
         raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
     path = _etcdctl(record["binary"], record["etcd_version"])
     return CtlPlan(path, ["etcdctl", *arguments], environment(dict(os.environ), endpoints, record["tls"], arguments))
@@ -189,7 +190,8 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
         raise StateError(f"cannot read {path}: {said}", remedy="See `status` for what is wrong with it.") from error
 
 
-def _listens(url: str) -> bool:
+def listens(url: str) -> bool:
+    """Whether something accepts connections at `url`; looks for a second at the longest."""
     import socket
 
     try:

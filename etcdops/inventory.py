@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,11 +10,11 @@ from typing import NamedTuple
 import msgspec
 
 from etcdops import runtimes
-from etcdops.errors import ClusterNotFound, EtcdopsError, SpecError, StateError
+from etcdops.errors import ClusterNotFound, SpecError, StateError
 from etcdops.hosts import identify
 from etcdops.paths import index_file
 from etcdops.runtimes.base import Leftover
-from etcdops.state import ClusterRecord, Store, replace_file
+from etcdops.state import ClusterRecord, Store, remove_tree, replace_file
 
 __all__ = ["Found", "find_clusters", "remove", "select"]
 
@@ -79,7 +78,7 @@ def remove(found: Found) -> None:
         Cluster.attach(found.name, store=store).purge()
         # Its directory was made for it alone. No other is ever removed as a whole.
         if record.owner and store.root.name.startswith(TEMPORARY_PREFIX) and not _names(store):
-            _remove_tree(store.root)
+            remove_tree(store.root)
     else:
         for each in _all_running():
             if each.leftover.cluster_id == found.id or (not found.id and _beside(each, found)):
@@ -87,7 +86,7 @@ def remove(found: Found) -> None:
         if store and os.path.isdir(found.directory):
             with store.lock(found.name, f"prune {found.name}"):
                 if _record(store, found.name) is None:
-                    _remove_tree(Path(found.directory))
+                    remove_tree(Path(found.directory))
     _forget_missing()
 
 
@@ -226,12 +225,3 @@ def _forget_missing() -> None:
             replace_file(path, "".join(f"{root}\n" for root in kept).encode(errors="surrogateescape"))
     except (OSError, StateError):
         return
-
-
-def _remove_tree(path: Path) -> None:
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise EtcdopsError(f"cannot remove {path}: {error.strerror or error}") from error

@@ -24,11 +24,11 @@ from typing import TypeVar
 
 import msgspec
 
-from etcdops.errors import ClusterNotFound, Locked, SpecError, StateError
+from etcdops.errors import ClusterNotFound, EtcdopsError, Locked, SpecError, StateError
 from etcdops.paths import find_state_dir
 from etcdops.spec import ClusterSpec, is_valid_name, valid_name
 
-__all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhealed", "replace_file"]
+__all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhealed", "remove_tree", "replace_file"]
 
 #: The schema of cluster.json that this release writes, and the newest it reads.
 SCHEMA = 1
@@ -146,6 +146,18 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             raise
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it; a missing one is no error. Raises EtcdopsError if that fails."""
+    import shutil
+
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EtcdopsError(f"cannot remove {path}: {error.strerror or error}") from error
 
 
 def _unreadable(path: Path, error: OSError) -> StateError:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from etcdops.errors import EtcdError, MemberFailed, WaitTimeout
+from etcdops.etcdctl import listens
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -34,7 +35,7 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
                     f"no write was acknowledged within {timeout_s:.0f} s; last: {last}",
                     remedy=f"Look at `logs --cluster {cluster.name}`.",
                 )
-            if not _listens(url):
+            if not listens(url):
                 continue
             try:
                 with wire.Connection(url, cluster.record.spec.tls) as connection:
@@ -88,14 +89,3 @@ def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
             raise MemberFailed(
                 f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
             )
-
-
-def _listens(url: str) -> bool:
-    import socket
-
-    host, _, port = url.rpartition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
