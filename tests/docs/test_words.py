@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import shlex
 import signal
@@ -45,7 +46,9 @@ _TYPED_AND_NOT_RUN = {
 
 
 def _tasks() -> dict[str, Any]:
-    return {name: namespace[name] for name in namespace.task_names}
+    # Copies, since Invoke uses the help texts up as it makes arguments of them.
+    tasks = copy.deepcopy(namespace)
+    return {name: tasks[name] for name in tasks.task_names}
 
 
 def _flags(task: Any) -> set[str]:
