@@ -9,6 +9,8 @@ EtcdopsError                    base: a message, and a remedy saying what to do 
 │   ├── Locked                  another command is working on this cluster
 │   ├── BinaryError             no usable etcd, etcdctl or etcdutl
 │   ├── RuntimeUnavailable      this machine cannot run members in that way
+│   ├── CommandMissing          a program that is needed is not installed
+│   ├── ImageError              no usable image, or it cannot be built
 │   └── Aborted                 a drill's steady state was not met
 ├── ClusterError                the cluster, or a member of it, did not do what it should         1
 │   ├── MemberFailed            a member did not start, or died
@@ -28,10 +30,12 @@ __all__ = [
     "BinaryError",
     "ClusterError",
     "ClusterNotFound",
+    "CommandMissing",
     "ConfirmationNeeded",
     "EtcdError",
     "EtcdopsError",
     "HealFailed",
+    "ImageError",
     "Interrupted",
     "Locked",
     "MemberFailed",
@@ -92,6 +96,14 @@ class BinaryError(Refused):
 
 class RuntimeUnavailable(Refused):
     """This machine cannot run members in the way that was asked for."""
+
+
+class CommandMissing(Refused):
+    """A program that is needed is not installed where it is needed."""
+
+
+class ImageError(Refused):
+    """There is no container image that could be used, or one could not be built."""
 
 
 class Aborted(Refused):

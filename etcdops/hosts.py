@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from etcdops.errors import EtcdopsError, Refused, StateError
+from etcdops.errors import CommandMissing, EtcdopsError, Refused, StateError
 
 __all__ = ["Completed", "Host", "LocalHost", "MarkedProcess", "boot_id", "identify"]
 
@@ -47,8 +50,19 @@ class Host(Protocol):
 
     name: str
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Completed:
-        """Run a command to its end and give what it wrote. Raises EtcdopsError when it cannot run or takes too long."""
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run a command to its end and give how it ended and what it wrote; see `LocalHost.run`."""
+
+    def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
+        """Run several commands at the same time, and give how each ended."""
 
     def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
         """Start a process that outlives us, in a session of its own, writing to `log`; give its reference."""
@@ -175,6 +189,14 @@ def _unusable(act: str, path: str, error: OSError) -> StateError:
     )
 
 
+def _end_group(command: Any) -> None:
+    """Kill a command of ours and what it started; it may be over."""
+    try:
+        command.kill_group()
+    except OSError:
+        return
+
+
 def _not_ours(pid: int) -> Refused:
     return Refused(
         f"not allowed to signal process {pid}: it belongs to another user",
@@ -192,30 +214,91 @@ class LocalHost:
 
     name = "local"
 
-    def run(self, argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> Completed:
-        """Run a command to its end and give what it wrote. Raises EtcdopsError when it cannot run or takes too long."""
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed:
+        """Run a command to its end and give how it ended and what it wrote.
+
+        `env` is the whole environment, the caller's own without it. `on_line` is called with each line of stdout as it
+        comes. Raises CommandMissing when there is no such command, EtcdopsError when it takes longer than `timeout_s`
+        seconds; it is ended then.
+        """
+        return self._ended(argv, self._begin(argv, env, stdin, on_line), time.monotonic() + timeout_s)
+
+    def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
+        """Run several commands at the same time, and give how each ended; raises as `run` does."""
+        deadline = time.monotonic() + timeout_s
+        running = [(argv, self._begin(argv, None, b"", None)) for argv in commands]
+        return [self._ended(argv, command, deadline) for argv, command in running]
+
+    def _begin(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        stdin: bytes,
+        on_line: Callable[[str], None] | None,
+    ) -> Any:
         # Set before gRPC can be imported: forking with its channels open has crashed one command in four otherwise.
         os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
         import sh
 
         options: dict[str, Any] = {
+            "_bg": True,
+            "_bg_exc": False,
             "_return_cmd": True,
             "_ok_code": list(range(256)),
-            "_timeout": timeout_s,
             "_tty_out": False,
-            "_in": b"",
+            "_in": stdin,
+            # A session of its own: Ctrl-C reaches us, and we decide what becomes of it.
+            "_new_session": True,
+            "_out_bufsize": 1 if on_line else 2**16,
+            "_err_bufsize": 2**16,
         }
         if env is not None:
             options["_env"] = dict(env)
+        if on_line is not None:
+            options |= {"_out": lambda line: on_line(line.rstrip("\n")), "_tee": True}
         try:
-            done = sh.Command(argv[0])(*argv[1:], **options)
+            with warnings.catch_warnings():
+                # From 3.12 on, Python warns of every fork beside other threads. What sh does between fork and exec
+                # waits for none of them.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return sh.Command(argv[0])(*argv[1:], **options)
         except sh.CommandNotFound:
-            raise EtcdopsError(f"there is no command {argv[0]!r} on {self.name}") from None
-        except sh.TimeoutException:
-            raise EtcdopsError(f"`{' '.join(argv)}` did not end within {timeout_s:.0f} s on {self.name}") from None
+            raise CommandMissing(f"there is no command {argv[0]!r} on {self.name}") from None
+
+    def _ended(self, argv: Sequence[str], command: Any, deadline: float) -> Completed:
+        import sh
+
+        # sh's own time limits look at the clock ten times a second, and may lose the last of the output.
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            _end_group(command)
+
+        limit = threading.Timer(max(deadline - time.monotonic(), 0.001), end)
+        limit.daemon = True
+        limit.start()
+        try:
+            command.wait()
         except sh.SignalException as error:
-            return Completed(128 - int(error.exit_code), error.stdout, error.stderr)
-        return Completed(done.exit_code, done.stdout, done.stderr)
+            if not late.is_set():
+                return Completed(128 - int(error.exit_code), error.stdout, error.stderr)
+        except BaseException:
+            _end_group(command)
+            raise
+        finally:
+            limit.cancel()
+        if late.is_set():
+            raise EtcdopsError(f"`{shlex.join(argv)}` did not end within its time limit on {self.name}")
+        return Completed(command.exit_code, command.stdout, command.stderr)
 
     def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
         """Start a process that outlives us, in a session of its own, writing to `log`; give its reference.

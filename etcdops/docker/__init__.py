@@ -1,0 +1,1 @@
+"""Docker: its engine, Compose, images and logs, through the `docker` command on a host."""

@@ -1,0 +1,206 @@
+"""A Docker engine, through the `docker` command of a host. Containers are found by our labels, and named by id."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etcdops.docker.problems import explain
+from etcdops.errors import CommandMissing, RuntimeUnavailable
+from etcdops.hosts import Completed, Host, LocalHost
+
+__all__ = ["LABEL", "Container", "Engine"]
+
+#: What our labels begin with.
+LABEL = "io.etcdops."
+
+#: The oldest API that this is tested with: that of Docker 20.10.
+_OLDEST_API = (1, 41)
+
+_QUICK_S = 30.0
+
+_LOCAL_ADDRESS = re.compile(r"(unix|npipe|fd)://|tcp://(127\.|localhost|\[::1\])")
+
+
+class Container(NamedTuple):
+    """A container of ours. `state` is Docker's word: running, paused, exited, created, restarting, removing, dead."""
+
+    id: str
+    state: str
+    networks: tuple[str, ...]
+    labels: dict[str, str]
+
+    @property
+    def member(self) -> str:
+        """The member that it runs, or "" for the client."""
+        return self.labels.get("member", "")
+
+
+class Engine:
+    """A Docker engine.
+
+    `address` is where it listens (`unix:///var/run/docker.sock`) or the name of a context of Docker's; "" leaves that
+    to DOCKER_HOST, DOCKER_CONTEXT and `docker context use`, as the docker command itself does.
+
+    Methods raise RuntimeUnavailable when there is no docker command, or no engine that answers; see
+    `etcdops.docker.problems` for what else.
+    """
+
+    def __init__(self, host: Host | None = None, address: str = "") -> None:
+        self.host = host or LocalHost()
+        self.address = address
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.address or 'of the environment'} on {self.host.name}>"
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that lead `docker` and `docker-compose` to this engine."""
+        if not self.address:
+            return []
+        return ["--host" if "://" in self.address else "--context", self.address]
+
+    def argv(self, *arguments: str) -> list[str]:
+        """Give the argv of a docker command for this engine."""
+        return ["docker", *self.flags, *arguments]
+
+    # -- running docker
+
+    def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> Completed:
+        """Run a docker command and give how it ended, whatever that was; raises when there is no docker."""
+        with _docker_missing():
+            return self.host.run(self.argv(*arguments), timeout_s=timeout_s, stdin=stdin)
+
+    def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> str:
+        """Run a docker command and give what it wrote; raises when it fails."""
+        return self.checked(arguments, self.try_run(*arguments, timeout_s=timeout_s, stdin=stdin))
+
+    def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float = _QUICK_S) -> list[str]:
+        """Run several docker commands at the same time; raises for the first that failed once all have ended."""
+        with _docker_missing():
+            ended = self.host.run_each([self.argv(*command) for command in commands], timeout_s=timeout_s)
+        return [self.checked(command, done) for command, done in zip(commands, ended, strict=True)]
+
+    def checked(self, arguments: Sequence[str], done: Completed) -> str:
+        """Give what a docker command wrote, or raise what its failure means."""
+        if done.exit_code != 0:
+            said = done.stderr.decode(errors="replace") or done.stdout.decode(errors="replace")
+            raise explain(f"docker {' '.join(arguments[:2])}", self.described, said)
+        return done.stdout.decode(errors="replace")
+
+    # -- the engine itself
+
+    @property
+    def described(self) -> str:
+        """Where it is, for a person."""
+        return self.address or os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or "default context"
+
+    def find_address(self) -> str:
+        """Give the address that the environment leads to, so that this engine is found again from another one.
+
+        Raises RuntimeUnavailable for an engine on another machine: what it publishes on its loopback is out of reach.
+        """
+        if self.address:
+            return self.address
+        listens = os.environ.get("DOCKER_HOST", "")
+        name = ""
+        if not listens:
+            name, _, listens = (
+                self.run("context", "inspect", "--format", "{{.Name}}\t{{.Endpoints.docker.Host}}")
+                .strip()
+                .partition("\t")
+            )
+        if not _LOCAL_ADDRESS.match(listens):
+            raise RuntimeUnavailable(
+                f"the Docker engine at {listens}{f' (context {name})' if name else ''} is on another machine, and what"
+                " members publish on its loopback cannot be reached from here",
+                remedy="Unset DOCKER_HOST, or choose a local one: `docker context ls`, `docker context use default`.",
+            )
+        return name if name not in ("", "default") else listens
+
+    def version(self) -> tuple[str, str]:
+        """Give the engine's version and architecture ("amd64"); raises RuntimeUnavailable for one that is too old."""
+        told = self._json(self.run("version", "--format", "{{json .Server}}", timeout_s=10.0))
+        version, api = str(told.get("Version", "")), str(told.get("ApiVersion", ""))
+        numbers = tuple(int(part) for part in api.split(".") if part.isdigit())
+        if numbers < _OLDEST_API:
+            raise RuntimeUnavailable(
+                f"the Docker engine {version} ({self.described}) is too old: it speaks API {api or '?'}, and 1.41"
+                " (Docker 20.10) is the oldest that etcdops works with",
+                remedy="Update it, or use `--runtime process`, which needs no Docker.",
+            )
+        return version, str(told.get("Arch", ""))
+
+    @staticmethod
+    def _json(text: str) -> dict[str, Any]:
+        try:
+            told = json.loads(text)
+        except ValueError:
+            return {}
+        return told if isinstance(told, dict) else {}
+
+    # -- containers
+
+    def containers(self, **labels: str) -> list[Container]:
+        """Give all containers, running or not, that carry our labels with these values ("" means any value)."""
+        found = []
+        for line in self.run("ps", "--all", "--no-trunc", *_filters(labels), "--format", "{{json .}}").splitlines():
+            told = self._json(line)
+            found.append(
+                Container(
+                    told["ID"],
+                    told["State"],
+                    tuple(name for name in told["Networks"].split(",") if name),
+                    _ours(told["Labels"]),
+                )
+            )
+        return found
+
+    def named(self, kind: str, **labels: str) -> list[str]:
+        """Give the names of all volumes or networks (`kind`) that carry our labels with these values."""
+        return self.run(kind, "ls", *_filters(labels), "--format", "{{.Name}}").split()
+
+    def start(self, ids: Sequence[str]) -> None:
+        """Start containers, all at the same time."""
+        self.run_each([["start", id_] for id_ in ids], timeout_s=120.0)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Remove containers, whatever their state, with their anonymous volumes."""
+        if ids:
+            self.run("rm", "--force", "--volumes", *ids, timeout_s=120.0)
+
+
+class _docker_missing:  # used as a function
+    """Tell a missing docker command as what it means for a person."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, CommandMissing):
+            raise RuntimeUnavailable(
+                f"Docker is not installed: {error}",
+                remedy="Install Docker with Compose, or use `--runtime process`, which needs neither.",
+            ) from error
+
+
+def _filters(labels: Mapping[str, str]) -> list[str]:
+    filters = []
+    for name, value in labels.items():
+        key = LABEL + name.replace("_", "-")
+        filters += ["--filter", f"label={key}={value}" if value else f"label={key}"]
+    return filters
+
+
+def _ours(labels: str) -> dict[str, str]:
+    """Give our own labels out of what `docker ps` writes: name=value, separated by commas.
+
+    A comma in a value (a path may hold one) is told from a separator by what follows.
+    """
+    return {
+        match[1]: match[2]
+        for match in re.finditer(rf"(?:^|,){re.escape(LABEL)}([a-z-]+)=(.*?)(?=,[A-Za-z0-9._-]+=|$)", labels, re.DOTALL)
+    }
