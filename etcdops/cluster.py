@@ -29,13 +29,12 @@ from etcdops.errors import (
     NoLeader,
     QuorumLost,
     Refused,
-    RuntimeUnavailable,
 )
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.member import Member
-from etcdops.placement import binaries_for, check_same, place, remember, with_tls_files
-from etcdops.runtimes.base import CanKill
+from etcdops.placement import check_same, place, remember, with_tls_files
+from etcdops.runtimes.base import CanMovePorts
 from etcdops.spec import ClusterSpec
 from etcdops.state import SCHEMA, ClusterRecord, Store, remove_tree
 from etcdops.waiting import wait_first_write, wait_serving
@@ -147,10 +146,10 @@ class Cluster:
                 f"there already is a cluster {spec.name!r} in {store.root}",
                 remedy=f"Cluster.attach({spec.name!r}) takes it up.",
             )
-        if reason := runner.unavailable():
-            raise RuntimeUnavailable(f"the runtime {runner.name} cannot be used here: {reason}")
+        if problem := runner.unavailable():
+            raise problem
         spec = with_tls_files(spec)
-        binary, version = binaries_for(spec, runner, offline, progress)
+        prepared = runner.prepare(spec, offline=offline, progress=progress)
         cluster_id = secrets.token_hex(8)
         record = ClusterRecord(
             schema=SCHEMA,
@@ -162,8 +161,7 @@ class Cluster:
             token=f"etcdops-{cluster_id}",
             state_dir=str(store.root),
             members=place(runner, spec, cluster_id, store),
-            binary=binary,
-            etcd_version=version,
+            **prepared._asdict(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             owner=owner,
         )
@@ -179,7 +177,7 @@ class Cluster:
         """
         store = store or Store.find()
         record = store.load(name)
-        return cls(store, record, runtime or runtimes.get(record.runtime))
+        return cls(store, record, runtime or runtimes.of(record))
 
     @classmethod
     def ensure_up(
@@ -288,10 +286,11 @@ class Cluster:
     def up(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
         """Start every member that does not run, let frozen ones go on, and wait until a write is acknowledged.
 
-        Gives the names of the members that were started or resumed: none when all ran already, and then nothing was
-        changed and nothing written. What a dead run of a drill left is healed on the way.
+        Members that are cut off are connected again. Gives the names of all that were brought back: none when all ran
+        already, and then nothing was changed and nothing written. What a dead run of a drill left is healed on the way.
 
-        Raises Refused, before anything is started, when something else listens on a stopped member's port;
+        Raises Refused, before anything is started, when something else listens on a stopped member's port and the
+        member cannot have another;
         MemberFailed, with the log lines that matter, when a member dies; WaitTimeout when none acknowledges a write
         within `timeout_s` seconds. Members that this call started are stopped again then.
         """
@@ -302,12 +301,12 @@ class Cluster:
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
         record = self.runtime.adopt(self.record)
-        states = {member.name: self.runtime.state(member) for member in record.members}
+        states = self.runtime.states(record)
         stopped = [name for name, state in states.items() if state == "stopped"]
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
         if stopped:
-            self._refuse_occupied_ports(stopped)
+            self._clear_ports(stopped, progress)
         for name in frozen:
             progress(f"{name} is frozen: letting it go on")
             self.member(name).resume()
@@ -315,12 +314,15 @@ class Cluster:
             progress(f"starting {', '.join(stopped)}")
             try:
                 self._launch(stopped)
+                mended = self._mend(progress)
                 wait_first_write(self, stopped, timeout_s)
                 self.wait_serving(stopped, timeout_s=max(deadline - time.monotonic(), 1.0))
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")
                 self._undo_start(record, stopped)
                 raise
+        else:
+            mended = self._mend(progress)
         self.want_running()
         others = [name for name in record.spec.names if name not in stopped]
         self.wait_serving(others, timeout_s=max(deadline - time.monotonic(), 1.0))
@@ -333,7 +335,8 @@ class Cluster:
             progress(f"healed what run {fault.run} left")
             forget_keys(self, fault.run)
             self.store.clear_unhealed(self.name)
-        return sorted({*stopped, *frozen}, key=self.record.spec.names.index)
+        back = {*stopped, *frozen, *mended}
+        return [name for name in dict.fromkeys((*self.record.spec.names, *mended)) if name in back]
 
     def want_running(self) -> None:
         """Record that every member should run; the caller holds the cluster's lock."""
@@ -344,7 +347,7 @@ class Cluster:
 
         Raises Refused, before anything is started, when something else listens on a port of theirs.
         """
-        self._refuse_occupied_ports(names)
+        self._clear_ports(names)
         self._launch(names)
 
     def _launch(self, names: Sequence[str]) -> None:
@@ -361,14 +364,28 @@ class Cluster:
             for name in names:
                 self._want([name], before.member(name).wanted)
 
-    def _refuse_occupied_ports(self, names: Sequence[str]) -> None:
+    def _mend(self, progress: Progress) -> dict[str, str]:
+        with deferred():
+            mended = self.runtime.mend(self.record)
+        for name, done in mended.items():
+            progress(f"{name} {done}")
+        return mended
+
+    def _clear_ports(self, names: Sequence[str], progress: Progress = _silent) -> None:
+        """See that nothing else listens where these members will: give them other ports, or else refuse."""
         occupied = self.runtime.occupied_ports(self.record, names)
-        if occupied:
-            said = ", ".join(f"{port} of {name}" for name, port in occupied.items())
+        if not occupied:
+            return
+        said = ", ".join(f"{port} of {name}" for name, port in occupied.items())
+        if not isinstance(self.runtime, CanMovePorts):
             raise Refused(
                 f"cannot start: something else listens on port {said}",
                 remedy="Find it with `ss -ltnp` and end it; nothing was started.",
             )
+        with deferred():
+            self.save(self.runtime.move_ports(self.record, list(occupied)))
+        for name, port in occupied.items():
+            progress(f"something else listens on port {port} of {name}: it is at {self.member(name).client_url} now")
 
     def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
         """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
@@ -377,7 +394,7 @@ class Cluster:
 
     def _down(self, timeout_s: float) -> list[str]:
         self.save(self.runtime.adopt(self.record))
-        states = {member.name: self.runtime.state(member) for member in self.record.members}
+        states = self.runtime.states(self.record)
         running = [name for name, state in states.items() if state != "stopped"]
         self._want(self.record.spec.names, "stopped")
         for name in running:
@@ -404,18 +421,12 @@ class Cluster:
         """Do what `purge` does, for a caller who holds the cluster's lock."""
         self.save(self.runtime.adopt(self.record))
         self._want(self.record.spec.names, "stopped")
-        # What is deleted next need not be closed in an orderly way, which takes etcd a second.
-        if isinstance(self.runtime, CanKill):
-            for member in self.record.members:
-                self.runtime.kill(member)
-        self.runtime.stop(self.record, self.record.spec.names, timeout_s=10.0)
         self.runtime.destroy(self.record)
         remove_tree(self.store.cluster_dir(self.name))
 
     def contents(self) -> list[str]:
         """Name, for a person, everything that `purge` deletes."""
-        places = [self.runtime.described(self.record, member) for member in self.record.members]
-        return [*places, f"the record and logs in {self.store.cluster_dir(self.name)}"]
+        return [*self.runtime.belongings(self.record), f"the record and logs in {self.store.cluster_dir(self.name)}"]
 
     def _want(self, names: Iterable[str], wanted: str) -> None:
         record = self.record
@@ -444,13 +455,13 @@ class Cluster:
 
         # Members whose start nobody lived to record are seen too.
         status = observe(self.runtime.adopt(self.record), self.runtime, timeout_s=timeout_s)
+        found = [Finding("amiss", f"{said}: `up-env` puts it right") for said in self.runtime.amiss(self.record)]
         fault = self.store.unhealed(self.name)
-        if fault is None:
-            return status
-        from etcdops.faults.heal import describe
+        if fault is not None:
+            from etcdops.faults.heal import describe
 
-        finding = Finding("unhealed-run", describe(fault))
-        return msgspec.structs.replace(status, warnings=(*status.warnings, finding))
+            found.append(Finding("unhealed-run", describe(fault)))
+        return msgspec.structs.replace(status, warnings=(*status.warnings, *found))
 
     def leader(self, *, timeout_s: float = 1.0) -> Member:
         """Give the leader, by the highest term among all members' answers; raises NoLeader, or QuorumLost.
@@ -482,7 +493,7 @@ class Cluster:
         from etcdops import client
 
         if member is None:
-            running = [m.name for m in self.record.members if self.runtime.state(m) == "running"]
+            running = [name for name, state in self.runtime.states(self.record).items() if state == "running"]
             if not running:
                 raise QuorumLost(healthy=0, voters=len(self.record.members))
             member = running[0]

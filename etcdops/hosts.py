@@ -229,13 +229,13 @@ class LocalHost:
         comes. Raises CommandMissing when there is no such command, EtcdopsError when it takes longer than `timeout_s`
         seconds; it is ended then.
         """
-        return self._ended(argv, self._begin(argv, env, stdin, on_line), time.monotonic() + timeout_s)
+        return self._ended(argv, self._begin(argv, env, stdin, on_line), timeout_s, time.monotonic() + timeout_s)
 
     def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
         """Run several commands at the same time, and give how each ended; raises as `run` does."""
         deadline = time.monotonic() + timeout_s
         running = [(argv, self._begin(argv, None, b"", None)) for argv in commands]
-        return [self._ended(argv, command, deadline) for argv, command in running]
+        return [self._ended(argv, command, timeout_s, deadline) for argv, command in running]
 
     def _begin(
         self,
@@ -273,7 +273,7 @@ class LocalHost:
         except sh.CommandNotFound:
             raise CommandMissing(f"there is no command {argv[0]!r} on {self.name}") from None
 
-    def _ended(self, argv: Sequence[str], command: Any, deadline: float) -> Completed:
+    def _ended(self, argv: Sequence[str], command: Any, timeout_s: float, deadline: float) -> Completed:
         import sh
 
         # sh's own time limits look at the clock ten times a second, and may lose the last of the output.
@@ -297,7 +297,7 @@ class LocalHost:
         finally:
             limit.cancel()
         if late.is_set():
-            raise EtcdopsError(f"`{shlex.join(argv)}` did not end within its time limit on {self.name}")
+            raise EtcdopsError(f"`{shlex.join(argv)}` did not end within {timeout_s:.0f} s on {self.name}")
         return Completed(command.exit_code, command.stdout, command.stderr)
 
     def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:

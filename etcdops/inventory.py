@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from etcdops import runtimes
-from etcdops.errors import ClusterNotFound, SpecError, StateError
+from etcdops.errors import ClusterNotFound, RuntimeUnavailable, SpecError, StateError
 from etcdops.hosts import identify
 from etcdops.paths import index_file
 from etcdops.runtimes.base import Leftover
@@ -22,7 +22,8 @@ __all__ = ["Found", "find_clusters", "remove", "select"]
 class Found(msgspec.Struct, frozen=True):
     """A cluster on this machine.
 
-    `state` is "up" (every member runs), "partly up", "down", "damaged" (its record cannot be read, `problem` says why)
+    `state` is "up" (every member runs), "partly up", "down", "unknown" (its Docker engine does not answer), "damaged"
+    (its record cannot be read, `problem` says why)
     or "leftover": members or data whose record is gone, or a temporary cluster whose maker is dead. `deletes` names,
     for a person, all that `remove` would take away. `id` is "" where it cannot be known.
     """
@@ -155,7 +156,8 @@ def _look(store: Store, name: str, running: list[_Running]) -> Found:
         return _unreadable(store, name, running, "leftover", "its record is gone")
     except StateError as error:
         return _unreadable(store, name, running, "damaged", str(error))
-    return _recorded(store, record, {e.leftover.member for e in running if e.leftover.cluster_id == record.id})
+    mine = [each.leftover for each in running if each.leftover.cluster_id == record.id]
+    return _recorded(store, record, {leftover.member for leftover in mine if leftover.runs})
 
 
 def _unreadable(store: Store, name: str, running: list[_Running], state: str, problem: str) -> Found:
@@ -165,7 +167,7 @@ def _unreadable(store: Store, name: str, running: list[_Running], state: str, pr
     return msgspec.structs.replace(
         bare,
         runtime=beside[0].runtime if beside else "",
-        members=tuple(sorted(each.leftover.member for each in beside)),
+        members=_members(beside),
         deletes=(*_described(beside), f"the data, record and logs in {directory}"),
     )
 
@@ -182,7 +184,12 @@ def _recorded(store: Store, record: ClusterRecord, running: set[str]) -> Found:
     except SpecError:
         # A runtime that lives in the memory of the process which made it.
         return _found(record, store, "down", (f"the record in {store.cluster_dir(record.spec.name)}",))
-    up = [member.name in running or member.state() != "stopped" for member in cluster.members]
+    try:
+        states = cluster.runtime.states(record)
+    except RuntimeUnavailable as error:
+        place = f"the record and logs in {store.cluster_dir(record.spec.name)}"
+        return msgspec.structs.replace(_found(record, store, "unknown", (place,)), problem=str(error))
+    up = [name in running or state != "stopped" for name, state in states.items()]
     state = "up" if all(up) else "partly up" if any(up) else "down"
     pid = record.owner.partition(":")[0]
     if record.owner and (not pid.isdecimal() or identify(int(pid)) != record.owner):
@@ -201,7 +208,7 @@ def _orphan(group: list[_Running]) -> Found:
         first.cluster_id,
         "leftover",
         group[0].runtime,
-        tuple(sorted(each.leftover.member for each in group)),
+        _members(group),
         first.state_dir,
         _described(group),
         "its record is gone",
@@ -209,10 +216,11 @@ def _orphan(group: list[_Running]) -> Found:
 
 
 def _described(running: list[_Running]) -> tuple[str, ...]:
-    return tuple(
-        f"the running member {each.leftover.member} (process {each.leftover.ref.partition(':')[0]})"
-        for each in sorted(running, key=lambda each: each.leftover.member)
-    )
+    return tuple(each.leftover.described for each in sorted(running, key=lambda each: each.leftover.member))
+
+
+def _members(running: list[_Running]) -> tuple[str, ...]:
+    return tuple(sorted({each.leftover.member for each in running if each.leftover.member}))
 
 
 def _forget_missing() -> None:

@@ -55,8 +55,8 @@ class Member:
         return self.record.client_url
 
     def state(self) -> MemberState:
-        """Look whether it runs: "running", "paused" or "stopped"."""
-        return self.cluster.runtime.state(self.record)
+        """Look what it does: "running", "paused", "isolated" (it runs, but is off a network) or "stopped"."""
+        return self.cluster.runtime.states(self.cluster.record)[self.name]
 
     def status(self, *, timeout_s: float = 1.0) -> Status:
         """Ask it for its status; raises EtcdError when it does not answer within `timeout_s` seconds."""

@@ -1,11 +1,10 @@
-"""What a new cluster is made of, before anything runs: PEM files, binaries, ports, and where it is remembered."""
+"""What a new cluster is made of, before anything runs: PEM files, ports, and where it is remembered."""
 
 from __future__ import annotations
 
 import fcntl
 import logging
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
     from etcdops.state import ClusterRecord, MemberRecord, Store
 
-__all__ = ["binaries_for", "check_same", "place", "remember", "with_tls_files"]
+__all__ = ["check_same", "place", "remember", "with_tls_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,21 +56,9 @@ def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> 
     return members
 
 
-def _ports(member: MemberRecord) -> tuple[int, int]:
-    return int(member.client_url.rpartition(":")[2]), int(member.peer_url.rpartition(":")[2])
-
-
-def binaries_for(spec: ClusterSpec, runner: Runtime, offline: bool, progress: Callable[[str], None]) -> tuple[str, str]:
-    """Give the directory of the etcd to run, and its version; "" for a runtime that runs none.
-
-    Raises BinaryError when there is no etcd that fits.
-    """
-    if not getattr(runner, "needs_binaries", True):
-        return "", spec.etcd_version
-    from etcdops import binaries
-
-    found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
-    return os.path.dirname(found.etcd), str(found.version)
+def _ports(member: MemberRecord) -> set[int]:
+    """Give the ports of this machine that a member has; in a network of its own a member's peer port is no such."""
+    return {int(url.rpartition(":")[2]) for url in (member.client_url, member.peer_url) if "//127.0.0.1:" in url}
 
 
 def remember(store: Store) -> None:
@@ -114,6 +101,8 @@ def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterS
     if port and port != record.spec.members[0].client_port:
         has = record.members[0].client_url.rpartition(":")[2]
         differs.append(f"port {has} for its first member, not {port}")
+    if spec.image and spec.image != record.image:
+        differs.append(f"the image {record.image}, not {spec.image}" if record.image else f"no image, not {spec.image}")
     if spec.timing not in (Timing(), record.spec.timing):
         timing = record.spec.timing
         differs.append(f"a heartbeat of {timing.heartbeat_ms} ms, an election timeout of {timing.election_ms} ms")

@@ -114,8 +114,8 @@ class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster: its members, Raft's timing, the version of etcd and what it is for.
 
-    `etcd_version` "" means whatever binary is found first (see `etcdops.binaries`); `etcd_bin` names a binary
-    outright. `purpose` "production" makes every drill refuse.
+    `etcd_version` "" means whatever is found first (see `etcdops.binaries` and `etcdops.docker.images`); `etcd_bin`
+    names a binary outright, `image` a container image. `purpose` "production" makes every drill refuse.
     """
 
     name: str
@@ -124,6 +124,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls: Tls | None = None
     etcd_version: str = ""
     etcd_bin: str = ""
+    image: str = ""
     purpose: str = "lab"
 
     def __post_init__(self) -> None:
@@ -151,6 +152,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         timing: Timing | None = None,
         etcd_version: str = "",
         etcd_bin: str = "",
+        image: str = "",
     ) -> ClusterSpec:
         """Give a cluster of `size` members (1 to 7) named ironman, thor, deadpool and on.
 
@@ -167,7 +169,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for i, member in enumerate(MEMBER_NAMES[:size])
         )
-        return cls(name, members, timing=timing or Timing(), etcd_version=etcd_version, etcd_bin=etcd_bin)
+        return cls(name, members, timing=timing or Timing(), etcd_version=etcd_version, etcd_bin=etcd_bin, image=image)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -89,7 +89,12 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: The state directory it was created in, for finding it from what runs.
     state_dir: str
     members: tuple[MemberRecord, ...]
+    #: The directory of etcd's binaries, for members that run as processes.
     binary: str = ""
+    #: The container image, its id, and the engine's address, for members that run in containers.
+    image: str = ""
+    image_id: str = ""
+    engine: str = ""
     etcd_version: str = ""
     created: str = ""
     #: The members' first start is over, so a member created from now on joins what exists.

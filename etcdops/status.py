@@ -38,8 +38,8 @@ class MemberStatus(msgspec.Struct, frozen=True):
     """One member, as observed. Numbers are 0 and `id` is "" for a member that did not answer.
 
     `role` is "leader", "follower", "learner" or "". `health` is "healthy" (a linearizable read through it succeeds),
-    "unhealthy" (it answers, but cannot serve such a read), "unreachable" (it runs, and does not answer), "frozen" or
-    "stopped".
+    "unhealthy" (it answers, but cannot serve such a read), "unreachable" (it runs, and does not answer), "isolated" (it
+    runs, but is off the network of its peers or of its clients), "frozen" or "stopped".
     """
 
     name: str
@@ -103,8 +103,8 @@ class _Answer(NamedTuple):
 
 def observe(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = _ANSWER_S) -> ClusterStatus:
     """Ask every member at once and give what they say. Never writes; takes `timeout_s` seconds at the longest."""
-    states = {member.name: runtime.state(member) for member in record.members}
-    running = [member for member in record.members if states[member.name] == "running"]
+    states = runtime.states(record)
+    running = [member for member in record.members if states[member.name] in ("running", "isolated")]
     answers = _ask(running, record, timeout_s)
     ids = {answer.status.member_id: name for name, answer in answers.items() if answer.status}
     leader, term = _highest_term({n: a.status for n, a in answers.items() if a.status}, ids)
@@ -197,9 +197,9 @@ def _newest_alarms(answers: dict[str, _Answer]) -> tuple[Alarm, ...]:
 
 
 def _member(member: MemberRecord, state: str, answer: _Answer | None, alarms: tuple[Alarm, ...]) -> MemberStatus:
-    health = {"paused": "frozen", "stopped": "stopped"}.get(state, "unreachable")
+    health = {"paused": "frozen", "stopped": "stopped", "isolated": "isolated"}.get(state, "unreachable")
     status = answer.status if answer else None
-    if answer and answer.readable:
+    if answer and answer.readable and state == "running":
         # Newer releases tell nobody their status whom they do not know, and serve all the same.
         health = "healthy"
     if answer is None or status is None:
@@ -211,7 +211,7 @@ def _member(member: MemberRecord, state: str, answer: _Answer | None, alarms: tu
         name=member.name,
         id=wire.hex_id(status.member_id),
         role=role if status.leader or status.is_learner else "",
-        health=health if answer.readable else "unhealthy",
+        health="unhealthy" if health == "unreachable" else health,
         client_url=member.client_url,
         peer_url=member.peer_url,
         version=status.version,

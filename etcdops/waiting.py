@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["fail_if_dead", "wait_first_write", "wait_serving"]
 
+#: How often a wait looks whether what it waits for is still alive.
+_LOOK_S = 0.05
+
 
 def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float) -> None:
     """Wait until any member acknowledges a write; the key goes again at once.
@@ -27,9 +30,10 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
     deadline = time.monotonic() + timeout_s
     key = f"etcdops/up/{secrets.token_hex(4)}".encode()
     last = "no member answered"
+    life = _Life(cluster, started)
     while True:
         for url in cluster.endpoints:
-            fail_if_dead(cluster, started)
+            life.look()
             if time.monotonic() > deadline:
                 raise WaitTimeout(
                     f"no write was acknowledged within {timeout_s:.0f} s; last: {last}",
@@ -41,11 +45,13 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
                 with wire.Connection(url, cluster.record.spec.tls) as connection:
                     connection.put(key, b"up", timeout_s=1.0)
                     connection.delete_range(key, timeout_s=5.0)
-                return
             except EtcdError as error:
-                if refused_by_auth(error):
-                    return
-                last = str(error)
+                if not refused_by_auth(error):
+                    last = str(error)
+                    continue
+            # Whatever answered: a member that died may have left its port to another.
+            fail_if_dead(cluster, started)
+            return
         time.sleep(0.005)
 
 
@@ -60,30 +66,47 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
     deadline = time.monotonic() + timeout_s
     for name in names:
         url = cluster.record.member(name).client_url
+        life = _Life(cluster, [name])
         with wire.Connection(url, cluster.record.spec.tls) as connection:
             while True:
-                fail_if_dead(cluster, [name])
                 try:
                     connection.range(b"health", timeout_s=0.5)
                     break
                 except EtcdError as error:
                     if refused_by_auth(error):
                         break
+                    life.look()
                     if time.monotonic() > deadline:
                         raise WaitTimeout(
                             f"member {name} serves no linearizable read after {timeout_s:.0f} s; last: {error}",
                             remedy=f"Look at `logs --member {name}`, and at `status`: it needs a quorum of voters.",
                         ) from error
                 time.sleep(0.01)
+    fail_if_dead(cluster, names)
+
+
+class _Life:
+    """Looks whether members live, again and again, but not so often that the looking is what takes the time."""
+
+    def __init__(self, cluster: Cluster, names: Sequence[str]) -> None:
+        self._cluster = cluster
+        self._names = names
+        self._next = 0.0
+
+    def look(self) -> None:
+        if time.monotonic() >= self._next:
+            fail_if_dead(self._cluster, self._names)
+            self._next = time.monotonic() + _LOOK_S
 
 
 def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
     """Raise MemberFailed, with the lines that matter of what it has logged since its start, if one does not run."""
     from etcdops.logs import matter, read_log
 
+    states = cluster.runtime.states(cluster.record)
     for name in names:
-        member = cluster.record.member(name)
-        if cluster.runtime.state(member) == "stopped":
+        if states[name] == "stopped":
+            member = cluster.record.member(name)
             lines = matter(list(read_log(cluster.runtime, member))[cluster.logged.get(name, 0) :])
             said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
             raise MemberFailed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ LABEL = "io.etcdops."
 
 #: The oldest API that this is tested with: that of Docker 20.10.
 _OLDEST_API = (1, 41)
+
+_DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
 _QUICK_S = 30.0
 
@@ -66,6 +69,11 @@ class Engine:
     def argv(self, *arguments: str) -> list[str]:
         """Give the argv of a docker command for this engine."""
         return ["docker", *self.flags, *arguments]
+
+    def by_hand(self, *arguments: str) -> str:
+        """Give the command that a person would type, with flags only where the environment leads elsewhere."""
+        usual = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or _DEFAULT_ADDRESS
+        return shlex.join(["docker", *([] if self.address == usual else self.flags), *arguments])
 
     # -- running docker
 
@@ -161,7 +169,12 @@ class Engine:
 
     def named(self, kind: str, **labels: str) -> list[str]:
         """Give the names of all volumes or networks (`kind`) that carry our labels with these values."""
-        return self.run(kind, "ls", *_filters(labels), "--format", "{{.Name}}").split()
+        return [name for name, _ in self.labelled(kind, **labels)]
+
+    def labelled(self, kind: str, **labels: str) -> list[tuple[str, dict[str, str]]]:
+        """As `named`, with all of our labels that each carries."""
+        listed = self.run(kind, "ls", *_filters(labels), "--format", "{{.Name}}\t{{.Labels}}").splitlines()
+        return [(name, _ours(said)) for name, _, said in (line.partition("\t") for line in listed)]
 
     def start(self, ids: Sequence[str]) -> None:
         """Start containers, all at the same time."""

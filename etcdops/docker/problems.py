@@ -67,6 +67,12 @@ _PROBLEMS = (
         "`image.build` makes one from the etcd at hand; then `up-env` uses it.",
     ),
     _problem(
+        r"pull access denied|manifest unknown|no such image|repository does not exist|manifest for .* not found",
+        ImageError,
+        "the image is not here any more",
+        "`image.list` shows those that are, `image.build` makes one from the etcd at hand; or pull it again.",
+    ),
+    _problem(
         r"port is already allocated|address already in use|failed to bind host port",
         Refused,
         "something else listens on a port that a member should have",

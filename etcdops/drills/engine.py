@@ -82,7 +82,7 @@ def run(
     seed = secrets.randbelow(2**31) if seed is None else seed
     with cluster.locked(f"drill {drill.name}", progress=say):
         _heal_dead_run(cluster, say)
-        if all(member.state() == "stopped" for member in cluster.members):
+        if set(cluster.runtime.states(cluster.record).values()) == {"stopped"}:
             say(f"cluster {cluster.name} is down: bringing it up")
             cluster.up_locked(progress=say)
         one = _Run(drill, cluster, chosen, rate=rate, seed=seed, baseline_s=baseline_s, say=say, pause=pause)

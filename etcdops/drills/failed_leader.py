@@ -13,13 +13,21 @@ if TYPE_CHECKING:
 
 _HOW = Choice(
     "how",
-    ("kill", "freeze", "stop"),
-    "kill (SIGKILL: a crash), freeze (SIGSTOP: a hang), or stop (SIGTERM: leadership is handed over, so no failure)",
+    ("kill", "freeze", "stop", "isolate"),
+    "kill (SIGKILL: a crash), freeze (SIGSTOP: a hang), stop (SIGTERM: leadership is handed over, so no failure), or"
+    " isolate (a network partition; containers only)",
 )
 
 
+def _actions(how: str) -> tuple[str, str]:
+    """Give the actions that take a member away and bring it back."""
+    from etcdops.faults.member import HOWS
+
+    return HOWS[how].fault, HOWS[how].undo
+
+
 def _needs(runtime: Runtime, how: str) -> str | None:
-    from etcdops.faults.process import lacks
+    from etcdops.faults.member import lacks
 
     return lacks(runtime, how)
 
@@ -29,13 +37,13 @@ def failed_leader(scene: Scene, how: str) -> None:
     """Take the leader away: another member is elected, and no acknowledged write is lost.
 
     With three members at etcd's default timing, Raft predicts that writes stop for 1.0 to 1.9 s when the leader is
-    killed or frozen: the followers wait for an election timeout, drawn at random from 1.0 to 1.9 s, before they
-    campaign. With `stop` the leader hands over before it goes, and writes stop for less than a heartbeat.
+    killed, frozen or isolated: the followers wait for an election timeout, drawn at random from 1.0 to 1.9 s, before
+    they campaign. With `stop` the leader hands over before it goes, and writes stop for less than a heartbeat.
     """
     with scene.step("find the leader: the member that the highest term names", "etcdctl endpoint status -w table"):
         leader = scene.leader()
         scene.say(f"{leader.name} leads in term {scene.term()}")
-    fault, back = ("pause", "resume") if how == "freeze" else (how, "start")
+    fault, back = _actions(how)
     with ExitStack() as away:
         with scene.step(f"take {leader.name} away: {how}", scene.by_hand(fault, leader)):
             away.enter_context(scene.taken_away(leader, how))

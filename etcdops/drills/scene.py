@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from etcdops.errors import EtcdError, WaitTimeout
-from etcdops.faults.process import Injected, taken_away
+from etcdops.faults.member import Injected, taken_away
 from etcdops.verify import Check
 from etcdops.verify.caught_up import MemberView, check_caught_up
 from etcdops.workload.history import FAILOVER_WRITE, PINNED

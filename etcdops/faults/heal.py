@@ -65,25 +65,28 @@ def heal(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: 
 
 
 def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: None) -> list[str]:
-    """Resume every frozen member, start every one that should run, and wait until they serve.
+    """Resume every frozen member, start every one that should run, connect those cut off, and wait until they serve.
 
     The caller holds the cluster's lock. Gives what was done; raises HealFailed with what is still broken.
     """
     done = []
     with deferred():
         cluster.save(cluster.runtime.adopt(cluster.record))
+        states = cluster.runtime.states(cluster.record)
         for member in cluster.members:
-            if member.state() == "paused":
+            if states[member.name] == "paused":
                 progress(f"letting {member.name} go on")
                 member.resume()
                 done.append(f"{member.name} was frozen and goes on")
-        stopped = [m.name for m in cluster.members if m.state() == "stopped" and m.record.wanted == "running"]
+        stopped = [m.name for m in cluster.members if states[m.name] == "stopped" and m.record.wanted == "running"]
         try:
             if stopped:
                 progress(f"starting {', '.join(stopped)}")
                 cluster.start_members(stopped)
                 done += [f"{name} was down and was started" for name in stopped]
             wanted = [member.name for member in cluster.members if member.record.wanted == "running"]
+            if wanted:
+                done += [f"{name} {what}" for name, what in cluster.runtime.mend(cluster.record).items()]
             cluster.wait_serving(wanted, timeout_s=30.0)
         except EtcdopsError as error:
             raise HealFailed(
@@ -98,7 +101,8 @@ def forget_keys(cluster: Cluster, run: str) -> bool:
     from etcdops import wire
 
     prefix = f"etcdops/{run}/".encode()
-    running = [m for m in cluster.members if m.state() == "running"]
+    states = cluster.runtime.states(cluster.record)
+    running = [member for member in cluster.record.members if states[member.name] == "running"]
     if not running:
         return False
     with wire.Connection(running[0].client_url, cluster.record.spec.tls) as connection:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from etcdops.errors import RuntimeUnavailable, SpecError
+from etcdops.errors import SpecError
 
 if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
+    from etcdops.spec import ClusterSpec
+    from etcdops.state import ClusterRecord
 
-__all__ = ["choose", "get", "names"]
+__all__ = ["choose", "get", "names", "of"]
 
 _NOT_RUNTIMES = ("base",)
 
@@ -22,16 +25,24 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Runtime:
-    """Give a runtime by its name, on this machine; "auto" and "" are what `choose` gives for them.
-
-    Raises SpecError for a name that is not known.
-    """
-    if name in ("", "auto"):
-        name, _ = choose(name)
+    """Give a runtime by its name, on this machine; raise SpecError for a name that is not known (see `choose`)."""
     if name not in _modules():
         raise SpecError(f"there is no runtime {name!r}", remedy=f"Choose one of {', '.join(['auto', *names()])}.")
     runtime: Runtime = _load(name).RUNTIME()
     return runtime
+
+
+def of(record: ClusterRecord) -> Runtime:
+    """Give the runtime of a cluster, where it was made: a Docker engine, for members in containers.
+
+    Raises SpecError for one that is not known.
+    """
+    if record.runtime in _modules():
+        module = _load(record.runtime)
+        if hasattr(module, "for_record"):
+            runtime: Runtime = module.for_record(record)
+            return runtime
+    return get(record.runtime)
 
 
 def _modules() -> list[str]:
@@ -42,15 +53,25 @@ def _load(name: str):  # type: ignore[no-untyped-def]  # a module, whose attribu
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def choose(name: str) -> tuple[str, str]:
-    """Give the runtime that "auto" (or "") stands for on this machine, and why; any other name as it is.
+def choose(
+    name: str, spec: ClusterSpec, *, offline: bool = False, progress: Callable[[str], None] = lambda text: None
+) -> tuple[str, str]:
+    """Give the runtime that "auto" (or "") stands for, for a new cluster, and why; any other name as it is.
 
-    Raises SpecError for a name that is not known, RuntimeUnavailable for a runtime that this machine lacks.
+    That is compose when a Docker engine and Compose answer and the image is here, or is pulled within a minute; else
+    process. Raises SpecError for a name that is not known, RuntimeUnavailable for a runtime that this machine lacks.
     """
     if name in ("", "auto"):
-        return "process", ""
+        if spec.etcd_bin:
+            return "process", "members run as processes, since --etcd-bin names a binary"
+        from etcdops.runtimes.compose import why_not
+
+        reason = why_not(spec, offline=offline, progress=progress)
+        if reason and not spec.image:
+            return "process", f"members run as processes: {reason}"
+        return "compose", "members run in containers: Docker and the image are here (--runtime process does without)"
     if name not in names():
         raise SpecError(f"there is no runtime {name!r}", remedy=f"Choose one of {', '.join(['auto', *names()])}.")
-    if reason := get(name).unavailable():
-        raise RuntimeUnavailable(f"the runtime {name} cannot be used here: {reason}")
+    if problem := get(name).unavailable():
+        raise problem
     return name, ""

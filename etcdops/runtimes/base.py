@@ -7,26 +7,42 @@ where one is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+from etcdops.errors import RuntimeUnavailable
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, MemberRecord
 
-__all__ = ["CanKill", "CanPause", "Leftover", "MemberState", "Runtime"]
+__all__ = ["CanIsolate", "CanKill", "CanMovePorts", "CanPause", "Leftover", "MemberState", "Prepared", "Runtime"]
 
-#: What a runtime sees of a member: its process runs, is frozen, or is not there.
-MemberState = Literal["running", "paused", "stopped"]
+#: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
+MemberState = Literal["running", "paused", "isolated", "stopped"]
+
+
+class Prepared(NamedTuple):
+    """What a new cluster will run: the version of etcd, and the directory of its binaries, or its image and engine."""
+
+    etcd_version: str
+    binary: str = ""
+    image: str = ""
+    image_id: str = ""
+    engine: str = ""
 
 
 class Leftover(NamedTuple):
-    """Something of ours that still runs: which cluster and member it belonged to, and how it is referred to."""
+    """Something of ours on this machine: which cluster and member it belongs to, what it is, and whether it runs.
+
+    `member` is "" for what belongs to no one member. `ref` is the runtime's own.
+    """
 
     cluster: str
     cluster_id: str
     member: str
     state_dir: str
     ref: str
+    described: str
+    runs: bool = True
 
 
 class Runtime(Protocol):
@@ -38,8 +54,11 @@ class Runtime(Protocol):
 
     name: ClassVar[str]
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> RuntimeUnavailable | None:
         """Give the reason why this machine cannot run members in this way, or None when it can."""
+
+    def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
+        """Find, or fetch unless `offline`, what a new cluster will run. Raises BinaryError or ImageError without it."""
 
     def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
         """Choose hosts, ports and places for data of new members. Changes nothing yet; may be asked several times."""
@@ -56,11 +75,20 @@ class Runtime(Protocol):
         Those that have not ended after `timeout_s` seconds, in all and not for each, are killed.
         """
 
-    def state(self, member: MemberRecord) -> MemberState:
-        """Look whether a member runs, now."""
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
 
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded."""
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Say what is not as it should be beside the members themselves, for a person. Changes nothing."""
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Put right what is not as it should be, except that no member is started or resumed.
+
+        Gives what was done by the name that it was done to: {"thor": "was cut off and is connected again"}.
+        """
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds a port of theirs, with that port."""
@@ -69,19 +97,25 @@ class Runtime(Protocol):
         """Give what a member has logged, from `offset` on."""
 
     def destroy(self, record: ClusterRecord) -> None:
-        """Remove the members' data. They must be stopped. Safe to call twice."""
+        """End the members at once, and remove their data and all else that was made for them. Safe to call twice."""
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
 
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
-        """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""
+        """Give the plain command with which a person would do an action to a member.
+
+        Actions are "start", "stop", "kill", "pause", "resume", "isolate" and "rejoin", as far as they can be done.
+        """
 
     def leftovers(self) -> Iterator[Leftover]:
-        """Give every member of any cluster that runs on this machine by this runtime."""
+        """Give all that there is on this machine of any cluster by this runtime, in the order in which it can go."""
 
     def end_leftover(self, leftover: Leftover) -> None:
-        """End such a member, whatever its state."""
+        """End or remove it, whatever its state."""
 
 
 @runtime_checkable
@@ -101,3 +135,19 @@ class CanPause(Protocol):
 
     def resume(self, member: MemberRecord) -> None:
         """Let a frozen member go on, and see that it does."""
+
+
+@runtime_checkable
+class CanIsolate(Protocol):
+    """Can cut a member off from its peers while clients still reach it: what a network partition is to etcd."""
+
+    def isolate(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Cut a member off from its peers, and see that it is. `Runtime.mend` connects it again."""
+
+
+@runtime_checkable
+class CanMovePorts(Protocol):
+    """Can give a stopped member another port, where something else has taken its own."""
+
+    def move_ports(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
+        """Give the record with free ports for the named members; raises Refused where one is pinned."""

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from etcdops.errors import MemberFailed, Refused
+from etcdops.errors import MemberFailed, Refused, RuntimeUnavailable
 from etcdops.fake.lies import Lies
-from etcdops.runtimes.base import Leftover, MemberState
+from etcdops.runtimes.base import Leftover, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -49,8 +49,6 @@ class FakeRuntime:
     """
 
     name: ClassVar[str] = "fake"
-    #: `Cluster.create` looks for etcd's binaries otherwise.
-    needs_binaries: ClassVar[bool] = False
 
     def __init__(self, *, lies: Lies | None = None, election_s: float = 0.2, request_timeout_s: float = 1.0) -> None:
         self._lies = lies or Lies()
@@ -68,11 +66,15 @@ class FakeRuntime:
         """What members lie about now. All clusters of this object share it."""
         return self._lies
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> RuntimeUnavailable | None:
         """Give None: members in memory need nothing."""
         return None
 
     # -- planning
+
+    def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
+        """Give the version that the spec asks for: members in memory need no binaries."""
+        return Prepared(spec.etcd_version)
 
     def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
         """Choose free loopback ports for new members.
@@ -181,6 +183,18 @@ class FakeRuntime:
         found = self._find(member)
         return found.state if found else "stopped"
 
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
+        return {member.name: self.state(member) for member in record.members}
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Give nothing: there are members alone."""
+        return []
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Do nothing, as there is nothing to be mended but members."""
+        return {}
+
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded."""
         for member in record.members:
@@ -213,6 +227,10 @@ class FakeRuntime:
         """Name, for a person, what a member runs as and where its data is."""
         return f"{member.name}: {self.state(member)}, in memory, data {member.data.place}"
 
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+        return [self.described(record, member) for member in record.members]
+
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the call that does it: there is no command for what is in this process's memory."""
         return f'cluster.member("{member.name}").{action}()'
@@ -224,7 +242,8 @@ class FakeRuntime:
             for member in cluster.members.values():
                 if member.state != "stopped":
                     place = record.member(member.name).data.place
-                    yield Leftover(record.spec.name, cluster_id, member.name, record.state_dir, place)
+                    described = f"the running member {member.name}, in memory"
+                    yield Leftover(record.spec.name, cluster_id, member.name, record.state_dir, place, described)
 
     def end_leftover(self, leftover: Leftover) -> None:
         """End such a member, whatever its state."""

@@ -7,18 +7,19 @@ loopback only, and writes to its own log file from its first instant.
 from __future__ import annotations
 
 import os
-import random
 import shlex
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import msgspec
 
-from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused
+from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
+from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
-from etcdops.runtimes.base import Leftover, MemberState
+from etcdops.ports import free_ports, refuse_taken
+from etcdops.runtimes.base import Leftover, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -26,11 +27,6 @@ __all__ = ["RUNTIME", "ProcessRuntime"]
 
 #: etcd allocates a write-ahead log segment of 64 MB and a spare one as it starts, and its database grows from there.
 _ROOM_PER_MEMBER = 160 * 2**20
-
-#: Ports that members get. The kernel gives outgoing connections theirs from a range of its own, by default from 32768
-#: on; ports outside of that stay a stopped member's own.
-_PORTS = range(20000, 32000)
-_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 
 _MARK = "ETCDOPS_CLUSTER_ID"
 
@@ -43,11 +39,26 @@ class ProcessRuntime:
     def __init__(self, host: Host | None = None) -> None:
         self.host = host or LocalHost()
 
-    def unavailable(self) -> str | None:
+    def unavailable(self) -> RuntimeUnavailable | None:
         """Give the reason why this machine cannot run members in this way, or None when it can."""
-        return None if os.name == "posix" else "members as processes need Linux or macOS"
+        return None if os.name == "posix" else RuntimeUnavailable("members as processes need Linux or macOS")
 
     # -- planning
+
+    def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
+        """Find, or fetch unless `offline`, the etcd that the spec asks for.
+
+        Raises BinaryError when there is none that fits, SpecError for a spec that names an image.
+        """
+        if spec.image:
+            raise SpecError(
+                f"--image {spec.image} means members in containers, and the runtime is process",
+                remedy="Add --runtime compose, or leave --image out.",
+            )
+        from etcdops import binaries
+
+        found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
+        return Prepared(str(found.version), binary=os.path.dirname(found.etcd))
 
     def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
         """Choose ports and places for data of new members. Changes nothing yet.
@@ -63,13 +74,8 @@ class ProcessRuntime:
                 remedy="Free some space, or name a place with room with ETCDOPS_STATE_DIR.",
             )
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
-        for port in sorted(pinned):
-            if self.host.port_in_use(port):
-                raise Refused(
-                    f"port {port} on {self.host.name} is in use, so no member can listen there",
-                    remedy=f"See who listens with `ss -ltnp 'sport = :{port}'`, or leave out --port.",
-                )
-        fresh = self._free_ports(2 * len(spec.members), pinned)
+        refuse_taken(self.host, pinned)
+        fresh = free_ports(self.host, 2 * len(spec.members), pinned)
         scheme = "https" if spec.tls else "http"
         members = tuple(
             MemberRecord(
@@ -89,31 +95,6 @@ class ProcessRuntime:
                     remedy="Move it away, or delete it.",
                 )
         return members
-
-    def _free_ports(self, count: int, taken: set[int]) -> list[int]:
-        ports: list[int] = []
-        candidates = self._candidates()
-        for port in random.sample(candidates, len(candidates)):
-            if len(ports) == count:
-                break
-            if port not in taken and not self.host.port_in_use(port):
-                ports.append(port)
-        if len(ports) < count:
-            raise Refused(
-                f"fewer than {count} ports of {len(candidates)} that members may have are free on {self.host.name}",
-                remedy="Name ports with --port, or remove clusters that are not needed: see `cluster.list`.",
-            )
-        return ports
-
-    def _candidates(self) -> list[int]:
-        """Give the ports that members may have: outside the range of outgoing connections, while there are enough."""
-        limits = self.host.read(_EPHEMERAL).split()
-        low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
-        for ports in (_PORTS, range(10000, 65536)):
-            outside = [port for port in ports if not low <= port <= high]
-            if len(outside) >= 1000:
-                return outside
-        return list(_PORTS)
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds a port of theirs, with that port."""
@@ -161,34 +142,16 @@ class ProcessRuntime:
 
     def command(self, record: ClusterRecord, member: MemberRecord) -> list[str]:
         """Give the argv that runs a member."""
-        spec = record.spec
-        argv = [
-            os.path.join(record.binary, "etcd"),
-            f"--name={member.name}",
-            f"--data-dir={member.data.place}",
-            f"--listen-client-urls={member.client_url}",
-            f"--advertise-client-urls={member.client_url}",
-            f"--listen-peer-urls={member.peer_url}",
-            f"--initial-advertise-peer-urls={member.peer_url}",
-            f"--initial-cluster={','.join(f'{m.name}={m.peer_url}' for m in record.members)}",
-            f"--initial-cluster-token={record.token}",
-            # A wiped member under "new" would try to form a cluster of its own (etcd#12227).
-            f"--initial-cluster-state={'existing' if record.bootstrapped else 'new'}",
-            f"--heartbeat-interval={spec.timing.heartbeat_ms}",
-            f"--election-timeout={spec.timing.election_ms}",
-            "--logger=zap",
-            "--log-outputs=stderr",
-        ]
-        if spec.tls:
-            pair = spec.member(member.name)
-            for prefix in ("", "peer-"):
-                argv += [
-                    f"--{prefix}cert-file={pair.cert}",
-                    f"--{prefix}key-file={pair.key}",
-                    f"--{prefix}trusted-ca-file={spec.tls.ca}",
-                    f"--{prefix}client-cert-auth=true",
-                ]
-        return argv
+        own, tls = record.spec.member(member.name), record.spec.tls
+        flags = etcd_flags(
+            record,
+            member,
+            data=member.data.place,
+            listen_client=member.client_url,
+            listen_peer=member.peer_url,
+            tls=(tls.ca, own.cert, own.key) if tls else ("", "", ""),
+        )
+        return [os.path.join(record.binary, "etcd"), *flags]
 
     @staticmethod
     def _environment(record: ClusterRecord, member: MemberRecord) -> dict[str, str]:
@@ -254,6 +217,18 @@ class ProcessRuntime:
             return "stopped"
         return "paused" if seen == "paused" else "running"
 
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
+        return {member.name: self.state(member) for member in record.members}
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Give nothing: beside its members' processes a cluster has nothing that could be amiss."""
+        return []
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Do nothing, as there is nothing to be mended but members."""
+        return {}
+
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded.
 
@@ -274,7 +249,9 @@ class ProcessRuntime:
         return self.host.read(member.log, offset)
 
     def destroy(self, record: ClusterRecord) -> None:
-        """Remove the members' data. They must be stopped. Safe to call twice."""
+        """Kill the members and remove their data. Safe to call twice."""
+        for member in record.members:
+            self.kill(member)
         for member in record.members:
             self.host.remove(member.data.place)
 
@@ -282,6 +259,10 @@ class ProcessRuntime:
         """Name, for a person, what a member runs as and where its data is."""
         running = f"process {_pid(member)}" if self.state(member) != "stopped" else "stopped"
         return f"{member.name}: {running}, data {member.data.place}"
+
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+        return [self.described(record, member) for member in record.members]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""
@@ -295,13 +276,14 @@ class ProcessRuntime:
     def leftovers(self) -> Iterator[Leftover]:
         """Give every member of any cluster that runs on this machine as a process."""
         for process in self.host.marked(_MARK):
-            environment = process.environment
+            environment, pid = process.environment, process.ref.partition(":")[0]
             yield Leftover(
                 environment.get("ETCDOPS_CLUSTER", "?"),
                 environment[_MARK],
                 environment.get("ETCDOPS_MEMBER", "?"),
                 environment.get("ETCDOPS_STATE", ""),
                 process.ref,
+                f"the running member {environment.get('ETCDOPS_MEMBER', '?')} (process {pid})",
             )
 
     def end_leftover(self, leftover: Leftover) -> None:

@@ -45,7 +45,8 @@ HELP = {
     "etcd-bin": "an etcd binary, or the directory that holds it",
     "offline": "fetch nothing: use the etcd at hand",
     "size": "how many members: 1, 3, 5 or 7 (fixed when the cluster is created; default: 3)",
-    "runtime": "auto, or process (fixed when the cluster is created)",
+    "runtime": "process, compose, or auto: compose where Docker and the image are here (fixed when created)",
+    "image": "which container image (fixed when the cluster is created; default: etcd's official one)",
 }
 
 

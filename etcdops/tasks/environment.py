@@ -43,6 +43,7 @@ def _help(*names: str, **own: str) -> dict[str, str]:
         "size",
         "etcd-version",
         "etcd-bin",
+        "image",
         "offline",
         "output",
         port="first of the ports that members take (default: free ones are chosen)",
@@ -57,6 +58,7 @@ def up_env(
     size: str | None = None,
     etcd_version: str | None = None,
     etcd_bin: str | None = None,
+    image: str | None = None,
     port: str | None = None,
     output: str | None = None,
     timeout: str | None = None,
@@ -69,7 +71,14 @@ def up_env(
     """
     out = output_of(c, output)
     name = flag(c, "cluster", cluster) or "lab"
-    fixed = {"runtime": runtime, "size": size, "etcd_version": etcd_version, "etcd_bin": etcd_bin, "port": port}
+    fixed = {
+        "runtime": runtime,
+        "size": size,
+        "port": port,
+        "etcd_version": etcd_version,
+        "etcd_bin": etcd_bin,
+        "image": image,
+    }
     timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
     started = ensure_up(c, name, fixed, offline=offline, timeout_s=timeout_s, progress=say)
@@ -81,6 +90,7 @@ def up_env(
     else:
         say(f"{name} was up already: nothing was changed")
     _warn_about(up)
+    _show_engine(up)
     emit(_up_json(up) if out == "json" else _up_text(up))
 
 
@@ -97,7 +107,7 @@ def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> 
 
 
 #: Flags about what is fixed when a cluster is created.
-FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "port")
+FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port")
 
 
 def ensure_up(
@@ -125,15 +135,19 @@ def ensure_up(
         base_port=whole_number(wish["port"] or "0", "port"),
         etcd_version=wish["etcd_version"],
         etcd_bin=wish["etcd_bin"],
+        image=wish["image"],
     )
-    kind, reason = runtimes.choose(wish["runtime"])
-    if reason:
-        progress(reason)
+    offline = offline or flag(c, "offline", None).lower() in ("1", "true", "yes")
+    kind = wish["runtime"]
+    if not exists:
+        kind, reason = runtimes.choose(kind, spec, offline=offline, progress=progress)
+        if reason:
+            progress(reason)
     return Cluster.ensure_up(
         spec,
-        runtime="" if exists and not wish["runtime"] else kind,
+        runtime=kind,
         size=parse_size(wish["size"]) if wish["size"] else 0,
-        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
+        offline=offline,
         timeout_s=timeout_s,
         progress=progress,
     )
@@ -152,6 +166,18 @@ def _warn_about(cluster: Cluster) -> None:
             f"warning known-bad: etcd {version}: {worst.effect} ({worst.source}); fine for a lab."
             " `etcd.fetch` gets a current one for clusters created from then on\n"
         )
+
+
+def _show_engine(cluster: Cluster) -> None:
+    engine = cluster.record.engine
+    if not engine:
+        return
+    say(f"Docker engine: {engine}")
+    from etcdops.docker.engine import Engine
+
+    elsewhere = Engine().described
+    if elsewhere not in ("default context", engine):
+        sys.stderr.write(f"warning engine: the environment leads to {elsewhere}; {cluster.name} stays on {engine}\n")
 
 
 def _up_text(cluster: Cluster) -> str:

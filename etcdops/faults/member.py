@@ -1,8 +1,10 @@
-"""Faults of a member's process: stopped, killed, frozen.
+"""Faults of a member: stopped, killed, frozen, cut off from its peers.
 
 They differ in what the other members learn. `stop` (SIGTERM) lets a leader hand its leadership over before it goes, so
 it is no failure. `kill` (SIGKILL) is a crash: its connections close, and the followers elect a new leader once their
 election timeout has passed. `freeze` (SIGSTOP) is a machine that hangs: its connections stay open and nothing answers.
+`isolate` is a network partition with the member alone on one side, and its clients able to reach it: it answers, but
+can have nothing acknowledged, and stops leading after an election timeout (Raft's CheckQuorum).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from etcdops.faults.heal import NO_FAULT, mark, put_right
 from etcdops.interrupts import deferred
-from etcdops.runtimes.base import CanKill, CanPause
+from etcdops.runtimes.base import CanIsolate, CanKill, CanPause
 
 if TYPE_CHECKING:
     from etcdops.member import Member
@@ -29,7 +31,7 @@ class How(NamedTuple):
 
     fault: str
     undo: str
-    signal: str
+    by: str
     means: str
 
 
@@ -40,6 +42,9 @@ HOWS = {
         "pause", "resume", "SIGSTOP", "a hang: connections stay open, nothing answers, an election must come"
     ),
     "stop": How("stop", "start", "SIGTERM", "an orderly stop: leadership is handed over first, so this is no failure"),
+    "isolate": How(
+        "isolate", "rejoin", "off the peers' network", "a partition: its clients reach it, its peers do not"
+    ),
 }
 
 
@@ -52,9 +57,9 @@ class Injected(NamedTuple):
 
 def lacks(runtime: Runtime, how: str) -> str | None:
     """Give the reason why a runtime cannot take a member away in that way, or None when it can."""
-    needed: dict[str, type] = {"kill": CanKill, "freeze": CanPause}
+    needed: dict[str, type] = {"kill": CanKill, "freeze": CanPause, "isolate": CanIsolate}
     if how in needed and not isinstance(runtime, needed[how]):
-        return f"the runtime {runtime.name} cannot {how} a member"
+        return f"the runtime {runtime.name} cannot {how} a member (see --how for other ways)"
     return None
 
 
@@ -68,7 +73,7 @@ def taken_away(member: Member, how: str, journal: Journal, run: str) -> Iterator
     try:
         with deferred():
             mark(cluster, run, how, member.name)
-            journal.note("inject", member.name, f"{how} ({way.signal})", sync=True)
+            journal.note("inject", member.name, f"{how} ({way.by})", sync=True)
             before = time.monotonic_ns()
             _act(member, how)
             injected = Injected(before, time.monotonic_ns())
@@ -88,5 +93,6 @@ def _act(member: Member, how: str) -> None:
         "stop": lambda: runtime.stop(record, [member.name], timeout_s=30.0),
         "kill": lambda: runtime.kill(member.record) if isinstance(runtime, CanKill) else None,
         "freeze": lambda: runtime.pause(member.record) if isinstance(runtime, CanPause) else None,
+        "isolate": lambda: runtime.isolate(record, member.record) if isinstance(runtime, CanIsolate) else None,
     }
     act[how]()

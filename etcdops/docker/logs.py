@@ -1,0 +1,58 @@
+"""Containers' logs, by offset: what Docker gives by time only."""
+
+from __future__ import annotations
+
+from etcdops.docker.engine import Engine
+
+__all__ = ["ContainerLogs"]
+
+
+class ContainerLogs:
+    """Reads containers' logs, and of each only what is new since it was last read."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._read: dict[str, _Log] = {}
+
+    def read(self, container: str, offset: int) -> bytes:
+        """Give what a container has written, from `offset` on; b"" if there is no such container."""
+        if not container:
+            return b""
+        log = self._read.setdefault(container, _Log())
+        log.extend(self._fetch(container, log.last))
+        return bytes(log.content[offset:])
+
+    def _fetch(self, container: str, since: bytes) -> list[bytes]:
+        after = ["--since", since.decode()] if since else []
+        done = self._engine.try_run("logs", "--timestamps", *after, container, timeout_s=60.0)
+        if done.exit_code != 0:
+            if b"No such container" in done.stderr:
+                return []
+            self._engine.checked(["logs", container], done)
+        # etcd writes to stderr alone, but a loader that cannot run it may say so on either.
+        lines = (done.stdout + done.stderr).splitlines(keepends=True)
+        return sorted(lines, key=_time) if done.stdout else lines
+
+
+class _Log:
+    def __init__(self) -> None:
+        self.content = bytearray()
+        #: The time of the last line, as Docker wrote it, and how many lines bear it.
+        self.last = b""
+        self._same = 0
+
+    def extend(self, lines: list[bytes]) -> None:
+        """Add lines that begin with their times; those of the last time that is known already come first again."""
+        known = self._same
+        for line in lines:
+            time, _, text = line.partition(b" ")
+            if time == self.last and known > 0:
+                known -= 1
+                continue
+            self.content += text
+            self._same = self._same + 1 if time == self.last else 1
+            self.last = time
+
+
+def _time(line: bytes) -> bytes:
+    return line.partition(b" ")[0]

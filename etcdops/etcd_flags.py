@@ -1,0 +1,50 @@
+"""etcd's own flags for a member, the same wherever it runs but for addresses and paths."""
+
+from __future__ import annotations
+
+from etcdops.state import ClusterRecord, MemberRecord
+
+__all__ = ["etcd_flags"]
+
+
+def etcd_flags(
+    record: ClusterRecord,
+    member: MemberRecord,
+    *,
+    data: str,
+    listen_client: str,
+    listen_peer: str,
+    tls: tuple[str, str, str],
+) -> list[str]:
+    """Give the flags of a member: its data directory, where it listens, and the rest from the record.
+
+    `tls` holds the paths, where the member runs, of the CA and of the member's own certificate and key; it is used
+    for a cluster with TLS only.
+    """
+    spec = record.spec
+    flags = [
+        f"--name={member.name}",
+        f"--data-dir={data}",
+        f"--listen-client-urls={listen_client}",
+        f"--advertise-client-urls={member.client_url}",
+        f"--listen-peer-urls={listen_peer}",
+        f"--initial-advertise-peer-urls={member.peer_url}",
+        f"--initial-cluster={','.join(f'{m.name}={m.peer_url}' for m in record.members)}",
+        f"--initial-cluster-token={record.token}",
+        # A wiped member under "new" would try to form a cluster of its own (etcd#12227).
+        f"--initial-cluster-state={'existing' if record.bootstrapped else 'new'}",
+        f"--heartbeat-interval={spec.timing.heartbeat_ms}",
+        f"--election-timeout={spec.timing.election_ms}",
+        "--logger=zap",
+        "--log-outputs=stderr",
+    ]
+    if spec.tls:
+        ca, cert, key = tls
+        for prefix in ("", "peer-"):
+            flags += [
+                f"--{prefix}cert-file={cert}",
+                f"--{prefix}key-file={key}",
+                f"--{prefix}trusted-ca-file={ca}",
+                f"--{prefix}client-cert-auth=true",
+            ]
+    return flags

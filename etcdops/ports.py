@@ -1,0 +1,54 @@
+"""Ports for members on a host: free ones, that outgoing connections do not take either."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from etcdops.errors import Refused
+from etcdops.hosts import Host
+
+__all__ = ["free_ports", "refuse_taken"]
+
+#: Ports that members get. The kernel gives outgoing connections theirs from a range of its own, by default from 32768
+#: on; ports outside of that stay a stopped member's own.
+_PORTS = range(20000, 32000)
+_EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
+
+
+def refuse_taken(host: Host, ports: Collection[int]) -> None:
+    """Raise Refused if something listens on one of these loopback ports already."""
+    for port in sorted(ports):
+        if host.port_in_use(port):
+            raise Refused(
+                f"port {port} on {host.name} is in use, so no member can listen there",
+                remedy=f"See who listens with `ss -ltnp 'sport = :{port}'`, or leave out --port.",
+            )
+
+
+def free_ports(host: Host, count: int, but: Collection[int]) -> list[int]:
+    """Give `count` loopback ports on which nothing listens, none of them in `but`; raise Refused with fewer."""
+    ports: list[int] = []
+    candidates = _candidates(host)
+    for port in random.sample(candidates, len(candidates)):
+        if len(ports) == count:
+            break
+        if port not in but and not host.port_in_use(port):
+            ports.append(port)
+    if len(ports) < count:
+        raise Refused(
+            f"fewer than {count} ports of {len(candidates)} that members may have are free on {host.name}",
+            remedy="Name ports with --port, or remove clusters that are not needed: see `cluster.list`.",
+        )
+    return ports
+
+
+def _candidates(host: Host) -> list[int]:
+    """Give the ports that members may have: outside the range of outgoing connections, while there are enough."""
+    limits = host.read(_EPHEMERAL).split()
+    low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
+    for ports in (_PORTS, range(10000, 65536)):
+        outside = [port for port in ports if not low <= port <= high]
+        if len(outside) >= 1000:
+            return outside
+    return list(_PORTS)

@@ -1,0 +1,446 @@
+"""Members as containers: the original lab's home.
+
+Compose creates what a rendered file says; all else is done with `docker`, by container id. Members are published on
+loopback alone. Two networks: `client`, and `peer`, on which alone a member is known as NAME.peer. Peer URLs go there,
+so that leaving it cuts a member off from its peers while its clients still reach it: a service's own name resolves on
+both, and a member that is cut off would come back over the other.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import msgspec
+
+from etcdops.docker import compose
+from etcdops.docker.compose import ComposeFile, Service, project_of
+from etcdops.docker.engine import Container, Engine
+from etcdops.docker.logs import ContainerLogs
+from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
+from etcdops.etcd_flags import etcd_flags
+from etcdops.ports import free_ports, refuse_taken
+from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.spec import ClusterSpec
+from etcdops.state import ClusterRecord, DataRef, MemberRecord
+
+__all__ = ["RUNTIME", "ComposeRuntime", "for_record", "why_not"]
+
+#: Where a member's volume is mounted, its data directory in it, and where the TLS files are that it is given.
+_MOUNT = "/var/lib/etcd"
+_DATA = f"{_MOUNT}/data"
+_TLS = "/etc/etcd-tls"
+
+_CLIENT = "client"
+
+#: How long `auto` waits for an image.
+_AUTO_PULL_S = 60.0
+
+
+class ComposeRuntime:
+    """Runs members as containers of a Docker engine: the one that the environment leads to, unless one is given."""
+
+    name: ClassVar[str] = "compose"
+
+    def __init__(self, engine: Engine | None = None) -> None:
+        self.engine = engine or Engine()
+        self._logs = ContainerLogs(self.engine)
+
+    def unavailable(self) -> RuntimeUnavailable | None:
+        """Give the reason why this machine cannot run members in this way, or None when it can."""
+        try:
+            self.engine.find_address()
+            self.engine.version()
+            return compose.compose_missing(self.engine)
+        except RuntimeUnavailable as error:
+            return error
+
+    # -- planning
+
+    def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
+        """Find the image that the spec asks for, or pull it unless `offline`.
+
+        Raises ImageError when it is neither here nor to be had, SpecError for a spec that names a binary.
+        """
+        if spec.etcd_bin:
+            raise SpecError(
+                f"--etcd-bin {spec.etcd_bin} means members as processes, and the runtime is compose",
+                remedy="`image.build --etcd-bin PATH` makes an image of it; or use --runtime process.",
+            )
+        from etcdops.docker import images
+
+        image = images.find(
+            self.engine, image=spec.image, version=spec.etcd_version, offline=offline, progress=progress
+        )
+        address = self.engine.find_address()
+        progress(f"image {image.reference}")
+        return Prepared(image.etcd_version, image=image.reference, image_id=image.id, engine=address)
+
+    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+        """Choose the ports at which members are published on loopback, and their volumes. Changes nothing yet.
+
+        Raises Refused when a pinned port is in use, or too few are free.
+        """
+        host = self.engine.host
+        pinned = {member.client_port for member in spec.members if member.client_port}
+        refuse_taken(host, pinned)
+        fresh = free_ports(host, len(spec.members), pinned)
+        scheme = "https" if spec.tls else "http"
+        project = project_of(spec.name, cluster_id)
+        return tuple(
+            MemberRecord(
+                name=member.name,
+                host=host.name,
+                client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
+                peer_url=f"{scheme}://{member.name}.peer:2380",
+                data=DataRef(f"{project}_{member.name}-g1"),
+                log="",
+            )
+            for member in spec.members
+        )
+
+    def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
+        """Give the members that cannot start because something else holds their published port, with that port."""
+        ports = {name: _port(record.member(name)) for name in names}
+        return {name: port for name, port in ports.items() if self.engine.host.port_in_use(port)}
+
+    def move_ports(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
+        """Give the record with free ports for the named members, which must be stopped.
+
+        A container's ports are fixed when it is created, so theirs are removed, and created anew when they start; the
+        data is in the volume. Raises Refused where a port is pinned.
+        """
+        for name in names:
+            if pinned := record.spec.member(name).client_port:
+                raise Refused(
+                    f"cannot start {name}: something else listens on port {pinned}, which was pinned with --port",
+                    remedy=f"Find it with `ss -ltnp 'sport = :{pinned}'` and end it; nothing was started.",
+                )
+        taken = {_port(member) for member in record.members}
+        fresh = free_ports(self.engine.host, len(names), taken)
+        found = self._containers(record)
+        self.engine.remove([found[name].id for name in names if name in found])
+        for name in names:
+            member = record.member(name)
+            url = f"{member.client_url.rpartition(':')[0]}:{fresh.pop()}"
+            record = record.with_member(msgspec.structs.replace(member, client_url=url, ref=""))
+        return record
+
+    # -- members
+
+    def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
+        """Start the named members, creating the containers that are not there, and the client with them.
+
+        Gives the record with their ids. Raises what `etcdops.docker.problems` knows; the members that this call
+        started are ended then.
+        """
+        found = self._containers(record)
+        absent = [name for name in (*names, _CLIENT) if name not in found]
+        if absent:
+            compose.create(self.engine, self._file(record), absent)
+            found = self._containers(record)
+            for name in absent:
+                if record.spec.tls and name != _CLIENT:
+                    self._give_tls(record, found[name])
+        idle = [name for name in (*names, _CLIENT) if found[name].state not in ("running", "paused", "restarting")]
+        try:
+            self.engine.start([found[name].id for name in idle])
+        except BaseException:
+            self.engine.try_run("kill", *(found[name].id for name in idle))
+            raise
+        for name in names:
+            record = record.with_member(
+                msgspec.structs.replace(record.member(name), ref=found[name].id, wanted="running")
+            )
+        return record
+
+    def _file(self, record: ClusterRecord) -> ComposeFile:
+        # A tag may have moved on to another image since the cluster was created.
+        moved = self.engine.try_run("image", "inspect", "--format", "{{.Id}}", record.image).stdout.decode().strip()
+        image = record.image if moved == record.image_id else record.image_id
+        services = [Service(m.name, _port(m), m.data.place, _flags(record, m), _health(record)) for m in record.members]
+        return ComposeFile(record, image, services)
+
+    def _give_tls(self, record: ClusterRecord, container: Container) -> None:
+        from etcdops.docker.files import archive
+
+        spec, tls = record.spec, record.spec.tls
+        assert tls
+        own = spec.member(container.member)
+        files = {f"{_TLS}/ca.pem": tls.ca, f"{_TLS}/cert.pem": own.cert, f"{_TLS}/key.pem": own.key}
+        user = self.engine.run("inspect", "--format", "{{.Config.User}}", container.id).strip()
+        self.engine.run("cp", "-", f"{container.id}:/", stdin=archive(files, user))
+
+    def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
+        """Ask the named members to end (SIGTERM) and wait until they have; those that have not in time are killed.
+
+        With the last member, the client goes too.
+        """
+        found = self._containers(record)
+        ids = [found[name].id for name in names if name in found and found[name].state in ("running", "paused")]
+        frozen = [found[name].id for name in names if name in found and found[name].state == "paused"]
+        if frozen:
+            # A frozen process cannot act on SIGTERM.
+            self.engine.run("unpause", *frozen)
+        if ids:
+            self.engine.run("stop", "-t", str(max(round(timeout_s), 1)), *ids, timeout_s=timeout_s + 30.0)
+        left = [name for name, each in found.items() if each.state in ("running", "paused") and name not in names]
+        if left == [_CLIENT]:
+            self.engine.run("kill", found[_CLIENT].id)
+
+    def kill(self, member: MemberRecord) -> None:
+        """Kill a member (SIGKILL) and wait until it is gone."""
+        if not member.ref:
+            return
+        done = self.engine.try_run("kill", member.ref)
+        if done.exit_code != 0 and b"is not running" not in done.stderr and b"No such container" not in done.stderr:
+            self.engine.checked(["kill", member.name], done)
+        self._wait(member, ("exited", "dead", "created", ""), "stopped")
+
+    def pause(self, member: MemberRecord) -> None:
+        """Freeze a member, and see that it is."""
+        self._must_run(member, "frozen", self._state_of(member))
+        self.engine.run("pause", member.ref)
+        self._wait(member, ("paused",), "frozen")
+
+    def resume(self, member: MemberRecord) -> None:
+        """Let a frozen member go on, and see that it does."""
+        state = self._state_of(member)
+        self._must_run(member, "let go on", state)
+        if state == "paused":
+            self.engine.run("unpause", member.ref)
+        self._wait(member, ("running",), "running")
+
+    @staticmethod
+    def _must_run(member: MemberRecord, wanted: str, state: str) -> None:
+        if state not in ("running", "paused"):
+            raise MemberFailed(f"member {member.name} does not run, so it cannot be {wanted}")
+
+    def _wait(self, member: MemberRecord, states: tuple[str, ...], wanted: str) -> None:
+        deadline = time.monotonic() + 10.0
+        while (seen := self._state_of(member)) not in states:
+            if time.monotonic() > deadline:
+                raise MemberFailed(
+                    f"member {member.name} (container {member.ref[:12]}) is {seen or 'gone'}, not {wanted}",
+                    remedy=f"Look with `docker inspect {member.ref[:12]}`.",
+                )
+            time.sleep(0.02)
+
+    def _state_of(self, member: MemberRecord) -> str:
+        done = self.engine.try_run("inspect", "--format", "{{.State.Status}}", member.ref or "none")
+        if done.exit_code != 0 and b"o such object" not in done.stderr:
+            self.engine.checked(["inspect", member.name], done)
+        return done.stdout.decode().strip()
+
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
+        found = self._containers(record)
+        return {member.name: self._seen(record, found.get(member.name)) for member in record.members}
+
+    def _seen(self, record: ClusterRecord, container: Container | None) -> MemberState:
+        if container is None or container.state not in ("running", "paused", "restarting"):
+            return "stopped"
+        if container.state == "paused":
+            return "paused"
+        return "isolated" if self._lacking(record, container) else "running"
+
+    def _containers(self, record: ClusterRecord) -> dict[str, Container]:
+        """Give the cluster's containers by member, and the client under its own name; of two, the one that runs."""
+        found: dict[str, Container] = {}
+        for container in self.engine.containers(cluster_id=record.id):
+            name = container.member or _CLIENT
+            if name not in found or container.state in ("running", "paused"):
+                found[name] = container
+        return found
+
+    def adopt(self, record: ClusterRecord) -> ClusterRecord:
+        """Give the record with the ids of the containers that there are now, whoever created them."""
+        for name, container in self._containers(record).items():
+            if name == _CLIENT or record.member(name).ref == container.id:
+                continue
+            member = msgspec.structs.replace(record.member(name), ref=container.id)
+            if container.state in ("running", "paused"):
+                member = msgspec.structs.replace(member, wanted="running")
+            record = record.with_member(member)
+        return record
+
+    # -- networks and the client
+
+    def isolate(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Disconnect a member from the network of its peers, and see that it is."""
+        self.engine.run("network", "disconnect", _network(record, "peer"), member.ref)
+        if "peer" not in self._lacking(record, self._containers(record).get(member.name)):
+            raise MemberFailed(f"member {member.name} is still on the network {_network(record, 'peer')}")
+
+    @staticmethod
+    def _lacking(record: ClusterRecord, container: Container | None) -> list[str]:
+        """Give the networks that a container should be on and is not."""
+        if container is None:
+            return []
+        wanted = ("client", "peer") if container.member else ("client",)
+        return [name for name in wanted if _network(record, name) not in container.networks]
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Say what is amiss beside the members: the client, and networks that members should be on."""
+        found = self._containers(record)
+        said = [
+            f"{name} is off the network {_network(record, network)}"
+            for name, container in found.items()
+            for network in self._lacking(record, container)
+        ]
+        client = found.get(_CLIENT)
+        some_run = any(each.state == "running" for name, each in found.items() if name != _CLIENT)
+        if some_run and (client is None or client.state != "running"):
+            said.append(f"the client container is {client.state if client else 'gone'}")
+        return said
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Connect what is off a network, and bring the client back; gives what was done."""
+        found = self._containers(record)
+        done: dict[str, str] = {}
+        if any(self._lacking(record, container) for container in found.values()):
+            there = self.engine.named("network", cluster_id=record.id)
+            if not all(_network(record, name) in there for name in ("client", "peer")):
+                compose.create(self.engine, self._file(record), list(found))
+        for name, container in found.items():
+            for network in self._lacking(record, container):
+                alias = f"{name}.peer" if network == "peer" else name
+                self.engine.run("network", "connect", "--alias", alias, _network(record, network), container.id)
+                done[name] = "was cut off and is connected again"
+        client = found.get(_CLIENT)
+        if found and (client is None or client.state != "running"):
+            self._revive(record, client)
+            done[_CLIENT] = "was down and was started"
+        return done
+
+    def _revive(self, record: ClusterRecord, client: Container | None) -> None:
+        if client is None:
+            compose.create(self.engine, self._file(record), [_CLIENT])
+            client = self._containers(record)[_CLIENT]
+        self.engine.run("unpause" if client.state == "paused" else "start", client.id)
+
+    # -- what it is made of
+
+    def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
+        """Give what a member's container has logged, from `offset` on."""
+        return self._logs.read(member.ref, offset)
+
+    def destroy(self, record: ClusterRecord) -> None:
+        """Remove the cluster's containers, networks and volumes. Safe to call twice."""
+        self._remove(record.id)
+
+    def _remove(self, cluster_id: str) -> None:
+        self.engine.remove([container.id for container in self.engine.containers(cluster_id=cluster_id)])
+        for kind in ("network", "volume"):
+            if names := self.engine.named(kind, cluster_id=cluster_id):
+                self.engine.run(kind, "rm", *names)
+
+    def described(self, record: ClusterRecord, member: MemberRecord) -> str:
+        """Name, for a person, what a member runs as and where its data is."""
+        return f"{member.name}: container {member.ref[:12] or 'not yet created'}, data in volume {member.data.place}"
+
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+        members = [self.described(record, member) for member in record.members]
+        networks = f"{_network(record, 'client')} and {_network(record, 'peer')}"
+        return [*members, f"the client container, and the networks {networks}"]
+
+    def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
+        """Give the plain docker command for an action."""
+        container, peer = member.ref[:12], _network(record, "peer")
+        commands = {
+            "resume": ["unpause", container],
+            "isolate": ["network", "disconnect", peer, container],
+            "rejoin": ["network", "connect", "--alias", f"{member.name}.peer", peer, container],
+        }
+        return self.engine.by_hand(*commands.get(action, [action, container]))
+
+    # -- what is left on the machine
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """Give every container, network and volume of this user's clusters; nothing where no engine answers."""
+        mine = {"cluster_id": "", "uid": str(os.getuid())}
+        try:
+            for container in self.engine.containers(**mine):
+                runs = container.state in ("running", "paused", "restarting")
+                what = f"member {container.member}" if container.member else "client"
+                described = f"the {'running ' if runs else ''}{what} (container {container.id[:12]})"
+                yield _leftover(container.labels, f"container {container.id}", described, runs)
+            for kind in ("network", "volume"):
+                for name, labels in self.engine.labelled(kind, **mine):
+                    yield _leftover(labels, f"{kind} {name}", f"the {kind} {name}", False)
+        except RuntimeUnavailable:
+            return
+
+    def end_leftover(self, leftover: Leftover) -> None:
+        """Remove it, whatever its state."""
+        kind, _, name = leftover.ref.partition(" ")
+        if kind == "container":
+            self.engine.remove([name])
+        else:
+            self.engine.run(kind, "rm", name)
+
+
+def _leftover(labels: dict[str, str], ref: str, described: str, runs: bool) -> Leftover:
+    said = {name: labels.get(name, "") for name in ("cluster", "cluster-id", "member", "state-dir")}
+    return Leftover(said["cluster"] or "?", said["cluster-id"], said["member"], said["state-dir"], ref, described, runs)
+
+
+def _flags(record: ClusterRecord, member: MemberRecord) -> list[str]:
+    """Give etcd's flags for a member in a container."""
+    scheme = "https" if record.spec.tls else "http"
+    return etcd_flags(
+        record,
+        member,
+        data=_DATA,
+        listen_client=f"{scheme}://0.0.0.0:2379",
+        listen_peer=f"{scheme}://0.0.0.0:2380",
+        tls=(f"{_TLS}/ca.pem", f"{_TLS}/cert.pem", f"{_TLS}/key.pem"),
+    )
+
+
+def _health(record: ClusterRecord) -> list[str]:
+    check = ["CMD", "etcdctl"]
+    if record.spec.tls:
+        check += ["--endpoints=https://127.0.0.1:2379", f"--cacert={_TLS}/ca.pem", f"--cert={_TLS}/cert.pem"]
+        check += [f"--key={_TLS}/key.pem"]
+    return [*check, "endpoint", "health"]
+
+
+def _network(record: ClusterRecord, name: str) -> str:
+    return f"{project_of(record.spec.name, record.id)}_{name}"
+
+
+def _port(member: MemberRecord) -> int:
+    return int(member.client_url.rpartition(":")[2])
+
+
+def for_record(record: ClusterRecord) -> ComposeRuntime:
+    """Give the runtime on the engine where a cluster was made, whichever the environment leads to now."""
+    return ComposeRuntime(Engine(address=record.engine))
+
+
+def why_not(spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> str:
+    """Give the reason why "auto" does not choose containers for a new cluster, "" when it does."""
+    from etcdops.docker import images
+
+    runtime = ComposeRuntime()
+    try:
+        if problem := runtime.unavailable():
+            return str(problem)
+        images.find(
+            runtime.engine,
+            image=spec.image,
+            version=spec.etcd_version,
+            offline=offline,
+            progress=progress,
+            timeout_s=_AUTO_PULL_S,
+        )
+    except EtcdopsError as error:
+        return str(error)
+    return ""
+
+
+RUNTIME = ComposeRuntime
