@@ -321,7 +321,7 @@ class _Run:
         how, member = scene.fault or ("", "")
         spec = self.cluster.record.spec
         # Only the loss of a leader has a prediction.
-        predicted = predict(spec.timing, len(spec.members), how)  # type: ignore[arg-type]
+        predicted = predict(spec.timing, len(spec.members), how)
         return measure(
             history,
             inject_ns=scene.inject_ns,

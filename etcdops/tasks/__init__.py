@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd
+from etcdops.tasks import clusters, drills, environment, etcd, images
 
 __all__ = ["namespace"]
 
@@ -23,7 +23,10 @@ def _collection() -> Collection:
     cluster.add_task(clusters.prune, name="prune")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
-    for each in (drill, cluster, binaries):
+    image = Collection("image")
+    image.add_task(images.build, name="build")
+    image.add_task(images.list_images, name="list")
+    for each in (drill, cluster, binaries, image):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
     keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "port", "output", "timeout", "offline")

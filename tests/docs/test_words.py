@@ -243,7 +243,7 @@ def test_every_event_and_check_is_described() -> None:
     """The drill's page has a row for every event that a timeline, and every check that a verdict can hold."""
     sources = "".join(
         (ROOT / "etcdops" / path).read_text(encoding="utf-8")
-        for path in ("drills/engine.py", "drills/scene.py", "drills/leadership.py", "faults/process.py")
+        for path in ("drills/engine.py", "drills/scene.py", "drills/leadership.py", "faults/member.py")
     )
     page = "docs/drills/failed-leader.md"
     events = set(re.findall(r'\.note\(\s*(?:"[a-z-]+" if [^,]+ else )?"([a-z-]+)"', sources))

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+CI_DOCKER = SCRIPTS.parent / ".ci" / "docker"
 DEADLINE_S = 120.0
 
 # A first use unpacks pip, which is seconds of work on an idle machine and a minute on a busy one.
@@ -473,3 +474,54 @@ def test_check_runs_all_and_fails_if_any_does(used: Checkout, tmp_path: Path, fa
 def test_the_exit_code_of_pytest_comes_back(used: Checkout) -> None:
     """`scripts/test` exits with pytest's own code."""
     assert used.run("test", FAKE_EXIT="pytest=5").returncode == 5
+
+
+def ci_docker(*args: str | Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What `.ci/docker` did; the commands in `path` stand in for `docker` and `dockerd`."""
+    env = {**os.environ, "PATH": f"{path}{os.pathsep}{os.environ['PATH']}" if path else os.environ["PATH"]}
+    env.pop("DOCKER_HOST", None)
+    return subprocess.run(
+        ["bash", CI_DOCKER, *args], capture_output=True, text=True, env=env, timeout=DEADLINE_S, check=False
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize(("later", "ends"), [(0, True), (1, False)], ids=["ours", "a-later-process-with-its-pid"])
+def test_ci_stops_the_engine_that_it_started_and_no_other(tmp_path: Path, later: int, ends: bool) -> None:
+    """`.ci/docker stop` ends the process whose pid and start were recorded; without a record it does nothing."""
+    assert ci_docker("stop", tmp_path).returncode == 0
+    with subprocess.Popen(["sleep", "60"]) as engine:
+        try:
+            started = int(Path(f"/proc/{engine.pid}/stat").read_text().rpartition(")")[2].split()[19])
+            (tmp_path / "engine").write_text(f"{engine.pid} {started - later} unix://{tmp_path}/none.sock\n")
+
+            result = ci_docker("stop", tmp_path)
+
+            assert (result.returncode, result.stderr) == (0, "")
+            assert (engine.poll() == -signal.SIGTERM) is ends
+        finally:
+            engine.kill()
+
+
+def test_ci_shows_why_an_engine_did_not_come_up(tmp_path: Path) -> None:
+    """When dockerd ends before it answers, `.ci/docker start` fails with the last lines of its log."""
+    path = tmp_path / "bin"
+    path_with(path, docker="exit 1", dockerd="echo no room for $*; exit 1")
+
+    result = ci_docker("start", tmp_path / "engine", "--mtu", "9", path=path)
+
+    assert result.returncode == 1
+    assert "no room for --host unix:///var/run/docker.sock" in result.stderr
+    assert "--mtu 9" in result.stderr
+
+
+def test_ci_leaves_an_engine_that_answers_as_it_is(tmp_path: Path) -> None:
+    """Where `docker info` answers, `.ci/docker start` starts nothing and records nothing to stop."""
+    path = tmp_path / "bin"
+    path_with(path, docker="echo 20.10", dockerd=f"touch '{tmp_path}/started'")
+
+    result = ci_docker("start", tmp_path / "engine", path=path)
+
+    assert (result.returncode, result.stdout) == (0, "an engine answers already: 20.10\n")
+    assert list((tmp_path / "engine").iterdir()) == []
+    assert not (tmp_path / "started").exists()
