@@ -110,8 +110,8 @@ def _compose(engine: Engine, arguments: list[str]) -> Completed:
 
 
 def compose_missing(engine: Engine) -> RuntimeUnavailable | None:
-    """Give the error when neither Compose answers, else None."""
-    if engine.try_run("compose", "version", "--short").exit_code == 0:
+    """Give the error when neither Compose answers, else None; raises as `Engine.survey` does."""
+    if engine.survey().exit_code == 0:
         return None
     try:
         done = engine.host.run(["docker-compose", "version", "--short"], timeout_s=30.0)

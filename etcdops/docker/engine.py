@@ -23,6 +23,9 @@ _OLDEST_API = (1, 41)
 
 _DEFAULT_ADDRESS = "unix:///var/run/docker.sock"
 
+_ADDRESS = ("context", "inspect", "--format", "{{.Name}}\t{{.Endpoints.docker.Host}}")
+_VERSION = ("version", "--format", "{{json .Server}}")
+
 _QUICK_S = 30.0
 
 _LOCAL_ADDRESS = re.compile(r"(unix|npipe|fd)://|tcp://(127\.|localhost|\[::1\])")
@@ -55,6 +58,8 @@ class Engine:
     def __init__(self, host: Host | None = None, address: str = "") -> None:
         self.host = host or LocalHost()
         self.address = address
+        self._found = ""
+        self._version: tuple[str, str] | None = None
 
     def __repr__(self) -> str:
         return f"<Engine {self.address or 'of the environment'} on {self.host.name}>"
@@ -106,35 +111,51 @@ class Engine:
         """Where it is, for a person."""
         return self.address or os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or "default context"
 
+    def survey(self) -> Completed:
+        """Ask for all that a new cluster needs to know, at once; gives how `docker compose version` ended.
+
+        Raises RuntimeUnavailable where there is no docker, no engine that answers, one that is too old or on another
+        machine. `find_address` and `version` then know the answers.
+        """
+        with _docker_missing():
+            questions = [_ADDRESS, _VERSION, ("compose", "version", "--short")]
+            context, version, compose = self.host.run_each([self.argv(*each) for each in questions], timeout_s=10.0)
+        if not self.address:
+            self._found = self._address_in(self.checked(_ADDRESS, context))
+        self._version = self._version_in(self.checked(_VERSION, version))
+        return compose
+
     def find_address(self) -> str:
         """Give the address that the environment leads to, so that this engine is found again from another one.
 
         Raises RuntimeUnavailable for an engine on another machine: what it publishes on its loopback is out of reach.
         """
-        if self.address:
-            return self.address
-        listens = os.environ.get("DOCKER_HOST", "")
-        name = ""
-        if not listens:
-            name, _, listens = (
-                self.run("context", "inspect", "--format", "{{.Name}}\t{{.Endpoints.docker.Host}}")
-                .strip()
-                .partition("\t")
-            )
+        if not self.address and not self._found:
+            self._found = self._address_in(self.run(*_ADDRESS))
+        return self.address or self._found
+
+    def _address_in(self, told: str) -> str:
+        name, _, listens = told.strip().partition("\t")
+        if by_environment := os.environ.get("DOCKER_HOST"):
+            name, listens = "default", by_environment
         if not _LOCAL_ADDRESS.match(listens):
             raise RuntimeUnavailable(
-                f"the Docker engine at {listens}{f' (context {name})' if name else ''} is on another machine, and what"
-                " members publish on its loopback cannot be reached from here",
+                f"the Docker engine at {listens}{'' if name == 'default' else f' (context {name})'} is on another"
+                " machine, and what members publish on its loopback cannot be reached from here",
                 remedy="Unset DOCKER_HOST, or choose a local one: `docker context ls`, `docker context use default`.",
             )
-        return name if name not in ("", "default") else listens
+        return listens if name == "default" else name
 
     def version(self) -> tuple[str, str]:
         """Give the engine's version and architecture ("amd64"); raises RuntimeUnavailable for one that is too old."""
-        told = self._json(self.run("version", "--format", "{{json .Server}}", timeout_s=10.0))
+        if self._version is None:
+            self._version = self._version_in(self.run(*_VERSION, timeout_s=10.0))
+        return self._version
+
+    def _version_in(self, text: str) -> tuple[str, str]:
+        told = self._json(text)
         version, api = str(told.get("Version", "")), str(told.get("ApiVersion", ""))
-        numbers = tuple(int(part) for part in api.split(".") if part.isdigit())
-        if numbers < _OLDEST_API:
+        if tuple(int(part) for part in api.split(".") if part.isdigit()) < _OLDEST_API:
             raise RuntimeUnavailable(
                 f"the Docker engine {version} ({self.described}) is too old: it speaks API {api or '?'}, and 1.41"
                 " (Docker 20.10) is the oldest that etcdops works with",

@@ -51,8 +51,6 @@ class ComposeRuntime:
     def unavailable(self) -> RuntimeUnavailable | None:
         """Give the reason why this machine cannot run members in this way, or None when it can."""
         try:
-            self.engine.find_address()
-            self.engine.version()
             return compose.compose_missing(self.engine)
         except RuntimeUnavailable as error:
             return error
@@ -157,9 +155,11 @@ class ComposeRuntime:
         return record
 
     def _file(self, record: ClusterRecord) -> ComposeFile:
-        # A tag may have moved on to another image since the cluster was created.
-        moved = self.engine.try_run("image", "inspect", "--format", "{{.Id}}", record.image).stdout.decode().strip()
-        image = record.image if moved == record.image_id else record.image_id
+        image = record.image
+        if record.bootstrapped:
+            # The name may have gone over to another image since the cluster was created.
+            now = self.engine.try_run("image", "inspect", "--format", "{{.Id}}", image).stdout.decode().strip()
+            image = image if now == record.image_id else record.image_id
         services = [Service(m.name, _port(m), m.data.place, _flags(record, m), _health(record)) for m in record.members]
         return ComposeFile(record, image, services)
 
