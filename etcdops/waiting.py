@@ -31,6 +31,7 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
     key = f"etcdops/up/{secrets.token_hex(4)}".encode()
     last = "no member answered"
     life = _Life(cluster, started)
+    pause_s = 0.005
     while True:
         for url in cluster.endpoints:
             life.look()
@@ -52,7 +53,9 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
             # Whatever answered: a member that died may have left its port to another.
             fail_if_dead(cluster, started)
             return
-        time.sleep(0.005)
+        # Docker accepts connections before etcd does, and to try without end would take the processor from etcd.
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LOOK_S)
 
 
 def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 30.0) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from pathlib import Path
 
 from etcdops import binaries, drills
 from etcdops.cluster import Cluster
+from etcdops.docker import images
+from etcdops.docker.engine import Engine
+from etcdops.hosts import LocalHost
+from etcdops.ports import free_ports
 from etcdops.runtimes.process import ProcessRuntime
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
@@ -95,6 +100,13 @@ until "$etcdctl" --endpoints=http://127.0.0.1:$first,http://127.0.0.1:$((first+2
 """
 
 
+PROCESS = ("--runtime", "process", "--offline")
+
+POLL = """
+until "$1" --endpoints="$2" --command-timeout=500ms --dial-timeout=500ms put bench ok >/dev/null 2>&1; do :; done
+"""
+
+
 def up_env() -> None:
     """`up-env` against a shell script that starts the same three processes and polls for a write."""
     ours, by_hand = [], []
@@ -102,7 +114,7 @@ def up_env() -> None:
     with place() as path:
         for i in range(15):
             name = f"b{i}"
-            ours.append(timed([str(BIN / "etcdops"), "up-env", "--offline", "--cluster", name], cwd=path))
+            ours.append(timed([str(BIN / "etcdops"), "up-env", *PROCESS, "--cluster", name], cwd=path))
             Cluster.attach(name, store=Store(path / ".etcdops")).purge()
             hand = path / f"hand{i}"
             hand.mkdir()
@@ -124,7 +136,7 @@ def ctl() -> None:
     """`ctl -- member list` against etcdctl itself, and a no-op Invoke task."""
     tools = binaries.find(offline=True)
     with place() as path:
-        subprocess.run([str(BIN / "etcdops"), "up-env", "--offline"], cwd=path, check=True, capture_output=True)
+        subprocess.run([str(BIN / "etcdops"), "up-env", *PROCESS], cwd=path, check=True, capture_output=True)
         endpoints = ",".join(Cluster.attach("lab", store=Store(path / ".etcdops")).endpoints)
         sides: dict[str, list[str]] = {
             "etcdctl": [str(tools.etcdctl), f"--endpoints={endpoints}", "member", "list"],
@@ -147,6 +159,59 @@ def ctl() -> None:
     over = middle["etcdops ctl"] - middle["etcdctl"]
     figure = f"{middle['etcdops ctl']:.0f} - {middle['etcdctl']:.0f} = {over:+.0f} ms"
     row("etcdops ctl - etcdctl, medians of 25", figure, "<= +40 ms", over <= 40)
+
+
+def compose_up_env() -> None:
+    """`up-env --runtime compose` against `docker compose up -d` of the hand-written file and polling for a write."""
+    ours, by_hand = [], []
+    etcdctl = str(binaries.find(offline=True).etcdctl)
+    image = images.find(Engine(), offline=True).reference
+    compose = (ROOT / "compose" / "docker-compose.yaml").read_text()
+    with place() as path:
+        for i in range(10):
+            name = f"b{i}"
+            argv = [str(BIN / "etcdops"), "up-env", "--runtime", "compose", "--image", image, "--cluster", name]
+            ours.append(timed(argv, cwd=path))
+            Cluster.attach(name, store=Store(path / ".etcdops")).purge()
+            ports = [str(port) for port in free_ports(LocalHost(), 3, ())]
+            file = path / f"hand{i}.yaml"
+            text = compose
+            for fixed, port in zip(("23791", "23792", "23793"), ports, strict=True):
+                text = text.replace(fixed, port)
+            file.write_text(text)
+            hand = ["docker", "compose", "-p", f"etcdops-bench-{os.getpid()}-{i}", "-f", str(file)]
+            env = {**os.environ, "ETCD_IMAGE": image}
+            try:
+                script = shlex.join([*hand, "up", "-d"]) + POLL
+                endpoints = ",".join(f"http://127.0.0.1:{port}" for port in ports)
+                by_hand.append(timed(["sh", "-c", script, "sh", etcdctl, endpoints], cwd=path, env=env))
+            finally:
+                subprocess.run([*hand, "down", "--volumes"], check=True, capture_output=True, env=env)
+            say(f"compose-up-env {i + 1}/10: {ours[-1]:.0f} ms, by hand {by_hand[-1]:.0f} ms")
+    extra = min(ours) - min(by_hand)
+    figure = f"{min(ours):.0f} - {min(by_hand):.0f} = {extra:+.0f} ms (medians {_median(ours)} - {_median(by_hand)})"
+    row("up-env on Compose - by hand, fastest of 10", figure, "<= +400 ms", extra <= 400)
+
+
+def compose_ctl() -> None:
+    """`ctl -- member list` on a cluster in containers against `docker exec client etcdctl member list`."""
+    with place() as path:
+        argv = [str(BIN / "etcdops"), "up-env", "--runtime", "compose", "--offline"]
+        subprocess.run(argv, cwd=path, check=True, capture_output=True)
+        record = Cluster.attach("lab", store=Store(path / ".etcdops")).record
+        client = Engine().containers(cluster_id=record.id, role="client")[0].id
+        sides = {
+            "docker exec": ["docker", "exec", client, "etcdctl", "member", "list"],
+            "etcdops ctl": [str(BIN / "etcdops"), "ctl", "--", "member", "list"],
+        }
+        took: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(25):
+            for name, each in sides.items():
+                took[name].append(timed(each, cwd=path))
+    middle = {name: statistics.median(values) for name, values in took.items()}
+    over = middle["etcdops ctl"] - middle["docker exec"]
+    figure = f"{middle['etcdops ctl']:.0f} - {middle['docker exec']:.0f} = {over:+.0f} ms"
+    row("etcdops ctl on Compose - docker exec, medians of 25", figure, "<= 0 ms", over <= 0)
 
 
 def failed_leader() -> None:
@@ -256,6 +321,8 @@ def _median(values: list[float]) -> str:
 BENCHMARKS: dict[str, Callable[[], None]] = {
     "up-env": up_env,
     "ctl": ctl,
+    "compose-up-env": compose_up_env,
+    "compose-ctl": compose_ctl,
     "failed-leader": failed_leader,
     "traffic": traffic,
     "calibration": calibration,
@@ -264,7 +331,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     """Run the benchmarks that were named, or all."""
-    listing = "\n".join(f"  {name:<14} {body.__doc__}" for name, body in BENCHMARKS.items())
+    listing = "\n".join(f"  {name:<15} {body.__doc__}" for name, body in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         description="Measure etcdops against what a person would do by hand.",

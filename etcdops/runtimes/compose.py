@@ -9,6 +9,7 @@ both, and a member that is cut off would come back over the other.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -424,6 +425,8 @@ def for_record(record: ClusterRecord) -> ComposeRuntime:
 
 def why_not(spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> str:
     """Give the reason why "auto" does not choose containers for a new cluster, "" when it does."""
+    if shutil.which("docker") is None:
+        return "Docker is not installed"
     from etcdops.docker import images
 
     runtime = ComposeRuntime()
