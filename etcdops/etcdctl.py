@@ -109,8 +109,18 @@ def plan(cluster: str, arguments: list[str]) -> CtlPlan:
     endpoints: list[str] = record["endpoints"]
     if not (local or elsewhere) and not any(listens(url) for url in endpoints):
         raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
-    path = _etcdctl(record["binary"], record["etcd_version"])
-    return CtlPlan(path, ["etcdctl", *arguments], environment(dict(os.environ), endpoints, record["tls"], arguments))
+    env = environment(dict(os.environ), endpoints, record["tls"], arguments)
+    try:
+        path = _etcdctl(record["binary"], record["etcd_version"])
+    except BinaryError:
+        if record["runtime"] != "compose" or record["tls"]:
+            raise
+        from etcdops.docker.ctl import docker_path, exec_argv
+
+        # There the gateway listens where etcdctl looks by itself; the endpoints are those of this machine.
+        env.pop("ETCDCTL_ENDPOINTS", None)
+        return CtlPlan(docker_path(), exec_argv(record["id"], record["engine"], arguments, env), env)
+    return CtlPlan(path, ["etcdctl", *arguments], env)
 
 
 def environment(
@@ -164,7 +174,8 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
     import json
 
     path = os.path.join(find_state_dir(), "clusters", cluster, "cluster.json")
-    empty: dict[str, object] = {"endpoints": [], "tls": None, "binary": "", "etcd_version": ""}
+    words = ("id", "runtime", "engine", "binary", "etcd_version")
+    empty: dict[str, object] = {"endpoints": [], "tls": None, **dict.fromkeys(words, "")}
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
@@ -176,8 +187,7 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
         return {
             "endpoints": [str(member["client_url"]) for member in record["members"]],
             "tls": tls and {key: str(tls[key]) for key in ("ca", "client_cert", "client_key")},
-            "binary": str(record["binary"]),
-            "etcd_version": str(record["etcd_version"]),
+            **{word: str(record.get(word, "")) for word in words},
         }
     except FileNotFoundError:
         if required:
