@@ -1,0 +1,93 @@
+"""Tasks about container images: image.build, image.list."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+from invoke.tasks import task
+
+from etcdops.tasks.common import HELP, command, emit, flag, output_of, say
+
+__all__ = ["build", "list_images"]
+
+
+@task(
+    help={
+        "etcd-version": "which etcd, such as 3.5.16 (default: the one at hand that members would run as processes)",
+        "etcd-bin": HELP["etcd-bin"],
+        "tag": "the name of the image (default: etcdops/etcd:VERSION)",
+        "offline": HELP["offline"],
+        "output": HELP["output"],
+    }
+)
+@command
+def build(
+    c: Context,
+    etcd_version: str | None = None,
+    etcd_bin: str | None = None,
+    tag: str | None = None,
+    output: str | None = None,
+    offline: bool = False,
+) -> None:
+    """Make a container image from the etcd at hand: its binaries and their libraries, and no network is needed.
+
+    Members run in it as a user without rights, 10001. Clusters that are created from then on with --runtime compose
+    use it where etcd's official image is not here; one with a --tag of its own is used where --image names it. Prints
+    the image's name.
+    """
+    from etcdops.docker import images
+    from etcdops.docker.engine import Engine
+
+    out = output_of(c, output)
+    made = images.build(
+        Engine(),
+        version=flag(c, "etcd_version", etcd_version),
+        etcd_bin=flag(c, "etcd_bin", etcd_bin),
+        tag=flag(c, "tag", tag),
+        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
+        progress=say,
+    )
+    if out == "json":
+        _emit_json({"schema": 1, "image": made})
+    else:
+        emit(made.reference)
+
+
+@task(name="list", help={"output": HELP["output"]})
+@command
+def list_images(c: Context, output: str | None = None) -> None:
+    """List the images of etcd that the Docker engine has: those that image.build made, and official ones."""
+    from etcdops.docker import images
+    from etcdops.docker.engine import Engine
+    from etcdops.versions import is_unsafe
+
+    out = output_of(c, output)
+    engine = Engine()
+    found = images.list_images(engine)
+    if out == "json":
+        _emit_json({"schema": 1, "images": found})
+        return
+    if not found:
+        say(f"the Docker engine ({engine.described}) has no image of etcd; `image.build` makes one")
+        return
+    rows = [("IMAGE", "ETCD", "FOR", "USER", "MB", "CREATED", "FROM")]
+    for each in found:
+        unsafe = " (known-bad)" if each.etcd_version and is_unsafe(each.etcd_version) else ""
+        rows.append(
+            (
+                each.reference,
+                f"{each.etcd_version or '?'}{unsafe}",
+                each.architecture or "?",
+                each.user or "root",
+                f"{each.size / 1e6:.1f}",
+                each.created[:19],
+                "image.build" if each.built else "etcd",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+
+
+def _emit_json(document: dict[str, object]) -> None:
+    import msgspec
+
+    emit(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
