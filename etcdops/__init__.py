@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from etcdops.faults.heal import heal as heal
     from etcdops.member import Member as Member
     from etcdops.report.verdict import Verdict as Verdict
+    from etcdops.runtimes.compose import ComposeRuntime as ComposeRuntime
     from etcdops.runtimes.fake import FakeRuntime as FakeRuntime
     from etcdops.runtimes.process import ProcessRuntime as ProcessRuntime
     from etcdops.spec import ClusterSpec as ClusterSpec
@@ -35,6 +36,7 @@ _HOMES = {
     "Cluster": "cluster",
     "ClusterSpec": "spec",
     "ClusterStatus": "status",
+    "ComposeRuntime": "runtimes.compose",
     "FakeRuntime": "runtimes.fake",
     "Member": "member",
     "MemberSpec": "spec",

@@ -18,6 +18,7 @@ from etcdops.tasks.common import HELP, attach, command, emit, flag, output_of, s
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.report.verdict import Verdict
+    from etcdops.runtimes.base import Runtime
 
 __all__ = ["drill_tasks", "heal", "list_drills", "run_drill"]
 
@@ -28,7 +29,7 @@ _HELP = {
     "repeat": "run it so many times, and show the distribution",
     "seed": "repeat an earlier run's choices",
     "pause": "wait for a key between steps",
-    **{name: HELP[name] for name in ("runtime", "size", "etcd-version", "etcd-bin", "offline")},
+    **{name: HELP[name] for name in ("runtime", "size", "etcd-version", "etcd-bin", "image", "offline")},
 }
 
 
@@ -64,6 +65,7 @@ def run_drill(
     size: str | None = None,
     etcd_version: str | None = None,
     etcd_bin: str | None = None,
+    image: str | None = None,
     pause: bool = False,
     offline: bool = False,
 ) -> None:
@@ -73,7 +75,7 @@ def run_drill(
     _run(
         c,
         find(name),
-        _Flags(cluster, output, rate, repeat, seed, runtime, size, etcd_version, etcd_bin, pause, offline),
+        _Flags(cluster, output, rate, repeat, seed, runtime, size, etcd_version, etcd_bin, image, pause, offline),
         {},
     )
 
@@ -137,6 +139,7 @@ class _Flags(NamedTuple):
     size: str | None
     etcd_version: str | None
     etcd_bin: str | None
+    image: str | None
     pause: bool
     offline: bool
 
@@ -158,7 +161,7 @@ def _run(c: Context, drill: Drill, flags: _Flags, options: dict[str, str | None]
         raise SpecError(f"--repeat {times} is not offered: 1 to 1000 are")
     wanted = flag(c, "seed", flags.seed)
     first = whole_number(wanted, "seed") if wanted else None
-    target = _target(c, drill, flags)
+    target = _target(c, drill, flags, chosen)
 
     verdicts: list[Verdict] = []
     for i in range(times):
@@ -193,7 +196,7 @@ def _once(drill: Drill, target: Cluster, rate: int, seed: int | None, pause: boo
     )
 
 
-def _target(c: Context, drill: Drill, flags: _Flags) -> Cluster:
+def _target(c: Context, drill: Drill, flags: _Flags, chosen: dict[str, str]) -> Cluster:
     """Give the cluster to run on. Where there is none yet, one is created, as the original lab's drill did.
 
     An existing one that is down is brought up by the drill itself; here it is only compared with the flags.
@@ -207,10 +210,16 @@ def _target(c: Context, drill: Drill, flags: _Flags) -> Cluster:
     name = flag(c, "cluster", flags.cluster) or "lab"
     fixed = {"runtime": flags.runtime, "size": flags.size, "etcd_version": flags.etcd_version, "port": None}
     fixed["etcd_bin"] = flags.etcd_bin
+    fixed["image"] = flags.image
     if Store.find().exists(name):
         existing = attach(c, name)
         size = parse_size(flags.size) if flags.size else 0
-        spec = ClusterSpec.of_size(name, etcd_version=flags.etcd_version or "", etcd_bin=flags.etcd_bin or "")
+        spec = ClusterSpec.of_size(
+            name,
+            etcd_version=flags.etcd_version or "",
+            etcd_bin=flags.etcd_bin or "",
+            image=flags.image or "",
+        )
         check_same(existing.record, runtime=flags.runtime or "", size=size, spec=spec)
         return existing
     size = parse_size(flag(c, "size", flags.size) or "3")
@@ -219,8 +228,16 @@ def _target(c: Context, drill: Drill, flags: _Flags) -> Cluster:
             f"{drill.name} needs {drill.min_voters} voters, and a new cluster of {size} is asked for",
             remedy=f"Nothing was created. Give --size {drill.min_voters} or more.",
         )
+
+    def check(runtime: Runtime) -> None:
+        if reason := drill.needs(runtime, **chosen):
+            raise Refused(
+                f"{drill.name} cannot run on a new cluster by the runtime {runtime.name}: {reason}",
+                remedy="Nothing was created. `--runtime compose` runs members in containers.",
+            )
+
     say(f"there is no cluster {name} yet: creating it with {size} members")
-    return ensure_up(c, name, fixed, offline=flags.offline, timeout_s=60.0, progress=say).cluster
+    return ensure_up(c, name, fixed, offline=flags.offline, timeout_s=60.0, progress=say, check=check).cluster
 
 
 def _wait_for_key() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
@@ -27,6 +28,7 @@ from etcdops.tasks.common import (
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster, Progress, Started
+    from etcdops.runtimes.base import Runtime
     from etcdops.status import ClusterStatus
 
 __all__ = ["FIXED", "ctl", "down_env", "ensure_up", "logs", "start_as_configured", "status", "up_env"]
@@ -111,9 +113,19 @@ FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port")
 
 
 def ensure_up(
-    c: Context, name: str, fixed: dict[str, str | None], *, offline: bool, timeout_s: float, progress: Progress
+    c: Context,
+    name: str,
+    fixed: dict[str, str | None],
+    *,
+    offline: bool,
+    timeout_s: float,
+    progress: Progress,
+    check: Callable[[Runtime], None] = lambda runtime: None,
 ) -> Started:
-    """Bring a cluster up, creating it if needed, with what is given in flags, or else configured."""
+    """Bring a cluster up, creating it if needed, with what is given in flags, or else configured.
+
+    `check` is called with the runtime of a cluster that is to be created, and may refuse.
+    """
     from etcdops import runtimes
     from etcdops.cluster import Cluster
     from etcdops.errors import ClusterNotFound
@@ -143,6 +155,7 @@ def ensure_up(
         kind, reason = runtimes.choose(kind, spec, offline=offline, progress=progress)
         if reason:
             progress(reason)
+        check(runtimes.get(kind))
     return Cluster.ensure_up(
         spec,
         runtime=kind,

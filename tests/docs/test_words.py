@@ -42,6 +42,16 @@ _TYPED_AND_NOT_RUN = {
     "kill -STOP PID": "which process that is differs each time; the drill's own words, checked in its output",
     "kill -CONT PID": "as the one before",
     "etcdops ctl -- endpoint status": "run a few lines before",
+    "apt-get install docker.io docker-compose": "needs root, and changes the machine; .ci/run does it",
+    "docker network ls": "shows what others have as well",
+    **dict.fromkeys(
+        (
+            "docker compose -f compose/docker-compose.yaml up -d",
+            "docker compose -f compose/docker-compose.yaml exec client etcdctl member list -w table",
+            "docker compose -f compose/docker-compose.yaml down --volumes",
+        ),
+        "takes fixed ports; tests/suite/test_compose_files.py runs it on free ones",
+    ),
 }
 
 
