@@ -152,12 +152,13 @@ def _record(store: Store, name: str) -> ClusterRecord | None:
 def _look(store: Store, name: str, running: list[_Running]) -> Found:
     try:
         record = store.load(name)
+        mine = [each.leftover for each in running if each.leftover.cluster_id == record.id]
+        # It may be gone or damaged when it is read again, too.
+        return _recorded(store, record, {leftover.member for leftover in mine if leftover.runs})
     except ClusterNotFound:
         return _unreadable(store, name, running, "leftover", "its record is gone")
     except StateError as error:
         return _unreadable(store, name, running, "damaged", str(error))
-    mine = [each.leftover for each in running if each.leftover.cluster_id == record.id]
-    return _recorded(store, record, {leftover.member for leftover in mine if leftover.runs})
 
 
 def _unreadable(store: Store, name: str, running: list[_Running], state: str, problem: str) -> Found:

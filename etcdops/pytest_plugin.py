@@ -8,7 +8,7 @@
 `etcd_cluster` is a running `etcdops.Cluster`. Redefine these fixtures to change it:
 
 - `etcd_cluster_spec`: its ClusterSpec (default: None, three members at etcd's default timing);
-- `etcd_cluster_runtime`: "process" or a Runtime of your own.
+- `etcd_cluster_runtime`: "process" (the default), "compose" for members in containers, or a Runtime of your own.
 
 With `etcd_cluster_scope = module` (or class, package, session) in your pytest configuration, tests share one.
 """

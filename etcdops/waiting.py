@@ -112,6 +112,5 @@ def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
             member = cluster.record.member(name)
             lines = matter(list(read_log(cluster.runtime, member))[cluster.logged.get(name, 0) :])
             said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
-            raise MemberFailed(
-                f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
-            )
+            whole = f"Its whole log is {member.log}." if member.log else f"Look at `logs --member {name}`."
+            raise MemberFailed(f"member {name} died:\n{said}", remedy=whole)

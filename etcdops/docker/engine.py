@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from etcdops.docker.problems import explain
-from etcdops.errors import CommandMissing, RuntimeUnavailable
+from etcdops.errors import CommandMissing, EtcdopsError, RuntimeUnavailable
 from etcdops.hosts import Completed, Host, LocalHost
 
 __all__ = ["LABEL", "Container", "Engine"]
@@ -27,8 +28,17 @@ _ADDRESS = ("context", "inspect", "--format", "{{.Name}}\t{{.Endpoints.docker.Ho
 _VERSION = ("version", "--format", "{{json .Server}}")
 
 _QUICK_S = 30.0
+#: An engine that does not say within this time what there is hangs.
+_LOOK_S = 10.0
 
-_LOCAL_ADDRESS = re.compile(r"(unix|npipe|fd)://|tcp://(127\.|localhost|\[::1\])")
+#: Words among the first two of a command that changes nothing.
+_LOOKS = frozenset({"context", "inspect", "logs", "ls", "ps", "version"})
+
+_LOCAL_ADDRESS = re.compile(r"(unix|npipe|fd)://.|tcp://(127(\.\d+){3}|localhost|\[::1\])?(:\d+)?/?$")
+
+#: Our labels, as templates of docker's: written together, a value that holds a comma could be taken for two.
+_OURS = ("cluster", "cluster-id", "role", "member", "state-dir", "uid")
+_LABELS = "\t".join(f'{{{{json (.Label "{LABEL}{name}")}}}}' for name in _OURS)
 
 
 class Container(NamedTuple):
@@ -77,14 +87,14 @@ class Engine:
 
     def by_hand(self, *arguments: str) -> str:
         """Give the command that a person would type, with flags only where the environment leads elsewhere."""
-        usual = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or _DEFAULT_ADDRESS
+        usual = os.environ.get("DOCKER_HOST") or _context() or _DEFAULT_ADDRESS
         return shlex.join(["docker", *([] if self.address == usual else self.flags), *arguments])
 
     # -- running docker
 
     def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> Completed:
         """Run a docker command and give how it ended, whatever that was; raises when there is no docker."""
-        with _docker_missing():
+        with self._translated(arguments):
             return self.host.run(self.argv(*arguments), timeout_s=timeout_s, stdin=stdin)
 
     def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> str:
@@ -93,9 +103,27 @@ class Engine:
 
     def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float = _QUICK_S) -> list[str]:
         """Run several docker commands at the same time; raises for the first that failed once all have ended."""
-        with _docker_missing():
+        with self._translated(*commands[:1]):
             ended = self.host.run_each([self.argv(*command) for command in commands], timeout_s=timeout_s)
         return [self.checked(command, done) for command, done in zip(commands, ended, strict=True)]
+
+    @contextmanager
+    def _translated(self, arguments: Sequence[str] = ()) -> Iterator[None]:
+        """Tell a docker command that is missing, or does not come to its end, as what it means for a person."""
+        try:
+            yield
+        except CommandMissing as error:
+            raise RuntimeUnavailable(
+                f"Docker is not installed: {error}",
+                remedy="Install Docker with Compose, or use `--runtime process`, which needs neither.",
+            ) from error
+        except EtcdopsError as error:
+            # Who was only asked has changed nothing.
+            asked = not _LOOKS.isdisjoint(arguments[:2])
+            raise (RuntimeUnavailable if asked else EtcdopsError)(
+                f"the Docker engine ({self.described}) does not answer: {error}",
+                remedy="If `docker version` hangs as well, restart the engine; `--runtime process` needs none.",
+            ) from error
 
     def checked(self, arguments: Sequence[str], done: Completed) -> str:
         """Give what a docker command wrote, or raise what its failure means."""
@@ -109,7 +137,16 @@ class Engine:
     @property
     def described(self) -> str:
         """Where it is, for a person."""
-        return self.address or os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or "default context"
+        return self.address or os.environ.get("DOCKER_HOST") or _context() or "default context"
+
+    def elsewhere(self, address: str) -> str:
+        """Where this engine is, for a person, if it is another than that at `address`; else ""."""
+        if self.described in (address, "default context"):
+            return ""
+        try:
+            return "" if self.find_address() == address else self.described
+        except RuntimeUnavailable:
+            return self.described
 
     def survey(self) -> Completed:
         """Ask for all that a new cluster needs to know, at once; gives how `docker compose version` ended.
@@ -117,7 +154,7 @@ class Engine:
         Raises RuntimeUnavailable where there is no docker, no engine that answers, one that is too old or on another
         machine. `find_address` and `version` then know the answers.
         """
-        with _docker_missing():
+        with self._translated(_VERSION):
             questions = [_ADDRESS, _VERSION, ("compose", "version", "--short")]
             context, version, compose = self.host.run_each([self.argv(*each) for each in questions], timeout_s=10.0)
         if not self.address:
@@ -137,14 +174,15 @@ class Engine:
     def _address_in(self, told: str) -> str:
         name, _, listens = told.strip().partition("\t")
         if by_environment := os.environ.get("DOCKER_HOST"):
-            name, listens = "default", by_environment
+            name, listens = "default", by_environment if "://" in by_environment else f"tcp://{by_environment}"
         if not _LOCAL_ADDRESS.match(listens):
             raise RuntimeUnavailable(
                 f"the Docker engine at {listens}{'' if name == 'default' else f' (context {name})'} is on another"
                 " machine, and what members publish on its loopback cannot be reached from here",
                 remedy="Unset DOCKER_HOST, or choose a local one: `docker context ls`, `docker context use default`.",
             )
-        return listens if name == "default" else name
+        # A context may be changed or removed, and Compose v1 does not find every one; but it may hold keys for TLS.
+        return listens if name == "default" or listens.startswith("unix:") else name
 
     def version(self) -> tuple[str, str]:
         """Give the engine's version and architecture ("amd64"); raises RuntimeUnavailable for one that is too old."""
@@ -175,17 +213,14 @@ class Engine:
 
     def containers(self, **labels: str) -> list[Container]:
         """Give all containers, running or not, that carry our labels with these values ("" means any value)."""
+        columns = f"{{{{.ID}}}}\t{{{{.State}}}}\t{{{{.Networks}}}}\t{_LABELS}"
+        listed = self.run(
+            "ps", "--all", "--no-trunc", *_filters(labels), "--format", columns, timeout_s=_LOOK_S
+        ).splitlines()
         found = []
-        for line in self.run("ps", "--all", "--no-trunc", *_filters(labels), "--format", "{{json .}}").splitlines():
-            told = self._json(line)
-            found.append(
-                Container(
-                    told["ID"],
-                    told["State"],
-                    tuple(name for name in told["Networks"].split(",") if name),
-                    _ours(told["Labels"]),
-                )
-            )
+        for line in listed:
+            id_, state, networks, *values = line.split("\t")
+            found.append(Container(id_, state, tuple(name for name in networks.split(",") if name), _ours(values)))
         return found
 
     def named(self, kind: str, **labels: str) -> list[str]:
@@ -194,8 +229,9 @@ class Engine:
 
     def labelled(self, kind: str, **labels: str) -> list[tuple[str, dict[str, str]]]:
         """As `named`, with all of our labels that each carries."""
-        listed = self.run(kind, "ls", *_filters(labels), "--format", "{{.Name}}\t{{.Labels}}").splitlines()
-        return [(name, _ours(said)) for name, _, said in (line.partition("\t") for line in listed)]
+        columns = f"{{{{.Name}}}}\t{_LABELS}"
+        listed = self.run(kind, "ls", *_filters(labels), "--format", columns, timeout_s=_LOOK_S).splitlines()
+        return [(name, _ours(values)) for name, *values in (line.split("\t") for line in listed)]
 
     def start(self, ids: Sequence[str]) -> None:
         """Start containers, all at the same time."""
@@ -207,18 +243,17 @@ class Engine:
             self.run("rm", "--force", "--volumes", *ids, timeout_s=120.0)
 
 
-class _docker_missing:  # used as a function
-    """Tell a missing docker command as what it means for a person."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, CommandMissing):
-            raise RuntimeUnavailable(
-                f"Docker is not installed: {error}",
-                remedy="Install Docker with Compose, or use `--runtime process`, which needs neither.",
-            ) from error
+def _context() -> str:
+    """Give the name of the context that is chosen, by the environment or with `docker context use`; "" if none is."""
+    if name := os.environ.get("DOCKER_CONTEXT"):
+        return name
+    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    try:
+        with open(os.path.join(directory, "config.json"), "rb") as file:
+            told = json.load(file)
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("currentContext", "")) if isinstance(told, dict) else ""
 
 
 def _filters(labels: Mapping[str, str]) -> list[str]:
@@ -229,12 +264,7 @@ def _filters(labels: Mapping[str, str]) -> list[str]:
     return filters
 
 
-def _ours(labels: str) -> dict[str, str]:
-    """Give our own labels out of what `docker ps` writes: name=value, separated by commas.
-
-    A comma in a value (a path may hold one) is told from a separator by what follows.
-    """
-    return {
-        match[1]: match[2]
-        for match in re.finditer(rf"(?:^|,){re.escape(LABEL)}([a-z-]+)=(.*?)(?=,[A-Za-z0-9._-]+=|$)", labels, re.DOTALL)
-    }
+def _ours(values: Sequence[str]) -> dict[str, str]:
+    """Give our labels of their values as JSON, in the order of `_OURS`; one that is lacking is empty, and left out."""
+    told = zip(_OURS, map(json.loads, values), strict=True)
+    return {name: value for name, value in told if value}

@@ -80,6 +80,9 @@ _PROBLEMS = (
     ),
 )
 
+#: What says no more than that something went wrong, or where to read more.
+_BOOKKEEPING = re.compile(r"Error: failed to start containers|Encountered errors while|(See|Run) 'docker ")
+
 COMPOSE_MISSING = RuntimeUnavailable(
     "Docker has no Compose: neither `docker compose` nor `docker-compose` answers",
     remedy="Install docker-compose-plugin (or docker-compose), or use `--runtime process`, which needs no Docker.",
@@ -97,6 +100,7 @@ def explain(tried: str, where: str, said: str) -> EtcdopsError:
 def first_line(said: str) -> str:
     """Give the line that says what was wrong, without the advice and the bookkeeping around it."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line for line in lines if not _BOOKKEEPING.match(line)] or lines
     telling = [
         line
         for line in lines

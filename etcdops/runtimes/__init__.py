@@ -64,10 +64,11 @@ def choose(
     if name in ("", "auto"):
         if spec.etcd_bin:
             return "process", "members run as processes, since --etcd-bin names a binary"
+        if spec.image:
+            return "compose", "members run in containers, since --image names what they run"
         from etcdops.runtimes.compose import why_not
 
-        reason = why_not(spec, offline=offline, progress=progress)
-        if reason and not spec.image:
+        if reason := why_not(spec, offline=offline, progress=progress):
             return "process", f"members run as processes: {reason}"
         return "compose", "members run in containers: Docker and the image are here (--runtime process does without)"
     if name not in names():

@@ -9,9 +9,10 @@ both, and a member that is cut off would come back over the other.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import msgspec
@@ -35,6 +36,11 @@ _DATA = f"{_MOUNT}/data"
 _TLS = "/etc/etcd-tls"
 
 _CLIENT = "client"
+
+#: Docker's words for a container that has a process.
+_ALIVE = ("running", "paused", "restarting")
+
+_NETWORK_GONE = re.compile(r"network \S+ not found")
 
 #: How long `auto` waits for an image.
 _AUTO_PULL_S = 60.0
@@ -67,6 +73,11 @@ class ComposeRuntime:
             raise SpecError(
                 f"--etcd-bin {spec.etcd_bin} means members as processes, and the runtime is compose",
                 remedy="`image.build --etcd-bin PATH` makes an image of it; or use --runtime process.",
+            )
+        if _CLIENT in spec.names:
+            raise SpecError(
+                f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
+                remedy="Choose another name.",
             )
         from etcdops.docker import images
 
@@ -140,20 +151,37 @@ class ComposeRuntime:
         if absent:
             compose.create(self.engine, self._file(record), absent)
             found = self._containers(record)
-            for name in absent:
-                if record.spec.tls and name != _CLIENT:
-                    self._give_tls(record, found[name])
-        idle = [name for name in (*names, _CLIENT) if found[name].state not in ("running", "paused", "restarting")]
+        idle = [found[name] for name in (*names, _CLIENT) if found[name].state not in _ALIVE]
+        for container in idle:
+            if record.spec.tls and container.member and container.state == "created":
+                self._give_tls(record, container)
+        # Compose v1 leaves a second network to its own `start`.
+        self._connect(record, idle)
         try:
-            self.engine.start([found[name].id for name in idle])
+            self._start(record, idle)
         except BaseException:
-            self.engine.try_run("kill", *(found[name].id for name in idle))
+            self.engine.try_run("kill", *(container.id for container in idle))
             raise
         for name in names:
             record = record.with_member(
                 msgspec.structs.replace(record.member(name), ref=found[name].id, wanted="running")
             )
         return record
+
+    def _start(self, record: ClusterRecord, containers: Sequence[Container]) -> None:
+        ids = [container.id for container in containers]
+        try:
+            self.engine.start(ids)
+        except EtcdopsError as error:
+            if not _NETWORK_GONE.search(str(error)):
+                raise
+            # `docker network prune` takes the networks of containers that do not run, which go on naming them.
+            self._make_networks(record)
+            for container in containers:
+                for network in _networks_of(container):
+                    self.engine.try_run("network", "disconnect", _network(record, network), container.id)
+            self._connect(record, [container._replace(networks=()) for container in containers])
+            self.engine.start(ids)
 
     def _file(self, record: ClusterRecord) -> ComposeFile:
         image = record.image
@@ -241,7 +269,7 @@ class ComposeRuntime:
         return {member.name: self._seen(record, found.get(member.name)) for member in record.members}
 
     def _seen(self, record: ClusterRecord, container: Container | None) -> MemberState:
-        if container is None or container.state not in ("running", "paused", "restarting"):
+        if container is None or container.state not in _ALIVE:
             return "stopped"
         if container.state == "paused":
             return "paused"
@@ -280,8 +308,7 @@ class ComposeRuntime:
         """Give the networks that a container should be on and is not."""
         if container is None:
             return []
-        wanted = ("client", "peer") if container.member else ("client",)
-        return [name for name in wanted if _network(record, name) not in container.networks]
+        return [name for name in _networks_of(container) if _network(record, name) not in container.networks]
 
     def amiss(self, record: ClusterRecord) -> list[str]:
         """Say what is amiss beside the members: the client, and networks that members should be on."""
@@ -300,27 +327,43 @@ class ComposeRuntime:
     def mend(self, record: ClusterRecord) -> dict[str, str]:
         """Connect what is off a network, and bring the client back; gives what was done."""
         found = self._containers(record)
-        done: dict[str, str] = {}
-        if any(self._lacking(record, container) for container in found.values()):
-            there = self.engine.named("network", cluster_id=record.id)
-            if not all(_network(record, name) in there for name in ("client", "peer")):
-                compose.create(self.engine, self._file(record), list(found))
-        for name, container in found.items():
-            for network in self._lacking(record, container):
-                alias = f"{name}.peer" if network == "peer" else name
-                self.engine.run("network", "connect", "--alias", alias, _network(record, network), container.id)
-                done[name] = "was cut off and is connected again"
+        off = [each for each in found.values() if each.state == "running" and "peer" in self._lacking(record, each)]
+        there = [each for each in found.values() if each.member and each.state in _ALIVE]
+        done = dict.fromkeys(self._connect(record, found.values()), "was cut off and is connected again")
+        if len(off) > 1 or (off and len(there) < len(record.members)):
+            # One member that all others miss gets its address back. Of several, each may get another's, and it takes
+            # etcd minutes to give up connections that lead nowhere.
+            self.engine.run_each([["restart", "-t", "2", each.id] for each in off], timeout_s=60.0)
         client = found.get(_CLIENT)
         if found and (client is None or client.state != "running"):
             self._revive(record, client)
             done[_CLIENT] = "was down and was started"
         return done
 
+    def _connect(self, record: ClusterRecord, containers: Iterable[Container]) -> list[str]:
+        """Connect containers to the networks that they are off; gives the names of those that were."""
+        off = [(each, network) for each in containers for network in self._lacking(record, each)]
+        if off:
+            self._make_networks(record)
+        for each, network in off:
+            alias = f"{each.member}.peer" if network == "peer" else each.member or _CLIENT
+            self.engine.run("network", "connect", "--alias", alias, _network(record, network), each.id)
+        return list(dict.fromkeys(each.member or _CLIENT for each, _ in off))
+
+    def _make_networks(self, record: ClusterRecord) -> None:
+        """Make the networks that are gone."""
+        there = self.engine.named("network", cluster_id=record.id)
+        if not all(_network(record, name) in there for name in ("client", "peer")):
+            compose.create(self.engine, self._file(record), list(self._containers(record)))
+
     def _revive(self, record: ClusterRecord, client: Container | None) -> None:
         if client is None:
             compose.create(self.engine, self._file(record), [_CLIENT])
             client = self._containers(record)[_CLIENT]
-        self.engine.run("unpause" if client.state == "paused" else "start", client.id)
+        if client.state == "paused":
+            self.engine.run("unpause", client.id)
+        else:
+            self._start(record, [client])
 
     # -- what it is made of
 
@@ -365,7 +408,7 @@ class ComposeRuntime:
         mine = {"cluster_id": "", "uid": str(os.getuid())}
         try:
             for container in self.engine.containers(**mine):
-                runs = container.state in ("running", "paused", "restarting")
+                runs = container.state in _ALIVE
                 what = f"member {container.member}" if container.member else "client"
                 described = f"the {'running ' if runs else ''}{what} (container {container.id[:12]})"
                 yield _leftover(container.labels, f"container {container.id}", described, runs)
@@ -408,6 +451,10 @@ def _health(record: ClusterRecord) -> list[str]:
         check += ["--endpoints=https://127.0.0.1:2379", f"--cacert={_TLS}/ca.pem", f"--cert={_TLS}/cert.pem"]
         check += [f"--key={_TLS}/key.pem"]
     return [*check, "endpoint", "health"]
+
+
+def _networks_of(container: Container) -> tuple[str, ...]:
+    return ("client", "peer") if container.member else ("client",)
 
 
 def _network(record: ClusterRecord, name: str) -> str:

@@ -188,8 +188,7 @@ def _show_engine(cluster: Cluster) -> None:
     say(f"Docker engine: {engine}")
     from etcdops.docker.engine import Engine
 
-    elsewhere = Engine().described
-    if elsewhere not in ("default context", engine):
+    if elsewhere := Engine().elsewhere(engine):
         sys.stderr.write(f"warning engine: the environment leads to {elsewhere}; {cluster.name} stays on {engine}\n")
 
 
