@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +18,12 @@ import pytest
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 from etcdops import binaries, runtimes
+from etcdops.cluster import Cluster
+from etcdops.errors import EtcdopsError
 from etcdops.report.verdict import Verdict
+from etcdops.spec import ClusterSpec
 from etcdops.state import Store
+from tests.suite import members
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["pytester"]
@@ -33,6 +39,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "runtime(name, ...): run it with these runtimes alone, instead of with each; say why beside it"
+    )
     # Who runs us in the background of a shell script makes us ignore Ctrl-C, and every command that we start as well.
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_IGN:
@@ -44,6 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _required(config: pytest.Config) -> list[str]:
     return [name for name in config.getoption("--require-runtime").split(",") if name]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run whatever makes a cluster once with each runtime, or with those that its marker names."""
+    if "etcd_cluster_runtime" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("runtime")
+        names = marker.args if marker else runtimes.names()
+        metafunc.parametrize("etcd_cluster_runtime", names, indirect=True)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -69,13 +86,42 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch.undo()
 
 
-@pytest.fixture(params=runtimes.names())
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left(_clean_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of all clusters that the tests have made, nothing is left: no process, container, network or volume."""
+    yield
+    left = members.below(tmp_path_factory.getbasetemp())
+    for runtime, leftover in left:
+        members.remove(runtime, leftover)
+    said = [f"{each.described} of {each.cluster} in {each.state_dir}" for _, each in left]
+    assert not said, "the tests left, and what now is removed:\n" + "\n".join(said)
+
+
+@cache
+def _lacking(runtime: str) -> str:
+    """Give what this machine lacks to run members in that way, "" if nothing: an etcd, or an image of one, as well."""
+    runner = runtimes.get(runtime)
+    try:
+        problem: EtcdopsError | None = runner.unavailable()
+        if problem is None:
+            runner.prepare(ClusterSpec.of_size("any"), offline=True, progress=lambda text: None)
+    except EtcdopsError as error:
+        problem = error
+    return str(problem or "")
+
+
+def need_runtime(runtime: str, config: pytest.Config) -> None:
+    """Skip the test where this machine lacks a runtime, with the reason, or fail it if that runtime is required."""
+    if reason := _lacking(runtime):
+        required = runtime in _required(config)
+        (pytest.fail if required else pytest.skip)(f"{runtime}: {reason}")
+
+
+@pytest.fixture(scope="module")
 def etcd_cluster_runtime(request: pytest.FixtureRequest) -> str:
-    """Every runtime in turn; one that this machine lacks is skipped with its reason, or fails if it is required."""
+    """Every runtime in turn (see pytest_generate_tests); one that this machine lacks is skipped, or fails."""
     name: str = request.param
-    if reason := runtimes.get(name).unavailable():
-        required = name in _required(request.config)
-        (pytest.fail if required else pytest.skip)(f"{name}: {reason}")
+    need_runtime(name, request.config)
     return name
 
 
@@ -106,11 +152,15 @@ class Ended(NamedTuple):
 
 
 class CommandLine:
-    """Runs `etcdops` (or `invoke`) in a directory of its own, and leaves nothing running there."""
+    """Runs `etcdops` (or `invoke`) in a directory of its own, and leaves nothing running there.
 
-    def __init__(self, cwd: Path) -> None:
+    New clusters have `runtime`, as INVOKE_ETCDOPS_RUNTIME says.
+    """
+
+    def __init__(self, cwd: Path, runtime: str = "process") -> None:
         self.cwd = cwd
-        self.env = dict(os.environ)
+        self.runtime = runtime
+        self.env = {**os.environ, "INVOKE_ETCDOPS_RUNTIME": runtime}
         bin_dir = Path(sys.executable).parent
         self.etcdops = str(bin_dir / "etcdops")
         self.invoke = str(bin_dir / "invoke")
@@ -150,6 +200,10 @@ class CommandLine:
         """The state directory of this place."""
         return Store(self.cwd / ".etcdops")
 
+    def cluster(self, name: str = "lab") -> Cluster:
+        """A cluster of this place."""
+        return Cluster.attach(name, store=self.store)
+
     def purge(self) -> None:
         """End what was started, then stop and delete every cluster of this place."""
         for process in self._started:
@@ -160,15 +214,23 @@ class CommandLine:
             self("down-env", "--purge", "--yes", "--cluster", name)
 
 
+@contextmanager
+def place(directory: Path, runtime: str = "process") -> Iterator[CommandLine]:
+    """Give a command line in `directory`, with the project's tasks.py; its clusters are gone afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "tasks.py").write_text((ROOT / "tasks.py").read_text())
+    line = CommandLine(directory, runtime)
+    try:
+        yield line
+    finally:
+        line.purge()
+
+
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
-    """A command line in a fresh directory with the project's tasks.py; its clusters are gone afterwards."""
-    place = tmp_path / "place"
-    place.mkdir()
-    (place / "tasks.py").write_text((ROOT / "tasks.py").read_text())
-    line = CommandLine(place)
-    yield line
-    line.purge()
+def cli(tmp_path: Path, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
+    """A command line in a fresh directory, where new clusters have the runtime whose turn it is."""
+    with place(tmp_path / "place", etcd_cluster_runtime) as line:
+        yield line
 
 
 @pytest.fixture

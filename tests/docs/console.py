@@ -31,15 +31,19 @@ _VOLATILE = [
     (r"\d{4}-\d\d-\d\dT[\d:.+Z]+", "TIME"),
     (r"\b\d{8}-\d{6}-([a-z-]+)-[0-9a-f]{4}\b", r"RUN-\1"),
     (r"(?<=127\.0\.0\.1:)\d+", "PORT"),
-    (r"\b[0-9a-f]{13,16}\b", "ID"),
+    (r"(?<=\betcdops-lab-)[0-9a-f]{6}(?=[-_])", "CLUSTER"),
+    (r"\b[0-9a-f]{12,16}\b", "ID"),
     (r"(?<=process )\d+", "PID"),
     (r"(?<=kill -)([A-Z]+) \d+", r"\1 PID"),
     (r"\b\d[\d,]*(?= (ms|MiB|KiB|acknowledged|failed|unknown|of them)\b)", "N"),
     (r"(?<=term )\d+", "N"),
     (r"(?<=etcd )\d+\.\d+\.\d+", "VERSION"),
     (r'(?<="etcd_version": )"[\d.]+"', "VERSION"),
+    (r"(?<=etcdops/etcd:)\d+\.\d+\.\d+( +\d+\.\d+\.\d+)?", "VERSION"),
+    (r"\b\d+\.\d(?= +TIME +image\.build)", "MEGABYTES"),
     (rf"\b{_NAME}(?= leads in)", "LEADER"),
     (rf"(?<=take ){_NAME}(?= away)|(?<=bring ){_NAME}(?= back)|(?<=until ){_NAME}(?= has)", "LEADER"),
+    (rf"(?<=isolate ){_NAME}|(?<=--alias ){_NAME}(?=\.peer)", "LEADER"),
     (rf"(?<=kill ){_NAME}|(?<=freeze ){_NAME}|(?<=stop ){_NAME}|(?<=kill of ){_NAME}|(?<=starting ){_NAME}$", "LEADER"),
     (rf"(?<=^TIME ){_NAME}(?= was )", "LEADER"),
     (rf"(?<=through ){_NAME}(?=, the worst)", "SURVIVOR"),
@@ -50,8 +54,19 @@ _VOLATILE = [
     (r"(?<=\S) {2,}", " "),
 ]
 
-#: What only some versions of etcd bring, or other clusters of this machine: left out unless a document shows it.
-_OPTIONAL = re.compile(r"warning (known-bad|leftover|damaged)\b|  etcd .* is known-bad|TIME using etcd .* because ")
+#: What only some versions of etcd bring, other clusters of this machine, or what it has of Docker: left out unless a
+#: document shows it.
+_OPTIONAL = [
+    re.compile(pattern)
+    for pattern in (
+        r"warning (known-bad|leftover|damaged)\b",
+        r"  etcd .* is known-bad",
+        r"TIME using etcd .* because ",
+        r"TIME members run (as processes|in containers)\b",
+        r"TIME using the image .* because ",
+        r"TIME image ",
+    )
+]
 
 
 class Command(NamedTuple):
@@ -77,8 +92,9 @@ def commands(block: Block) -> list[Command]:
 def differs(shown: str, printed: str, place: Path) -> str:
     """Give how `printed` differs from what is `shown`, or "" where it does not; `place` is the reader's home."""
     want, got = _plain(shown), _plain(printed.replace(str(place), SHOWN_HOME))
-    if "known-bad" not in shown:
-        got = [line for line in got if not _OPTIONAL.match(line)]
+    for optional in _OPTIONAL:
+        if not any(map(optional.match, want)):
+            got = [line for line in got if not optional.match(line)]
     pattern = "".join(r"(?:.*\n)*?" if line.strip() == "..." else _line(line) for line in want)
     if re.fullmatch(pattern, "".join(f"{line}\n" for line in got)):
         return ""

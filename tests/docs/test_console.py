@@ -25,6 +25,9 @@ PLACE = Path("/tmp/somewhere/you")
         ("  writes   391 acknowledged, 0 lost\n", "  writes   1,803 acknowledged, 0 lost\n"),
         ("report /home/you/lab/verdict.md\n", "report /tmp/somewhere/you/lab/verdict.md\n"),
         ("up\n", "up\nwarning known-bad: etcd 3.5.1: members diverge silently\n"),
+        ("up\n", "11:00:01 members run as processes: no Docker engine answers\nup\n"),
+        ("etcdops/etcd:3.5.30  3.5.30  amd64\n", "etcdops/etcd:3.4.23   3.4.23   amd64\n"),
+        ("container a6fce83f6b23 of etcdops-lab-cd9a03_peer\n", "container 707e384c0fcd of etcdops-lab-00aa11_peer\n"),
     ],
 )
 def test_what_may_differ_may(shown: str, printed: str) -> None:
@@ -46,6 +49,8 @@ def test_what_may_differ_may(shown: str, printed: str) -> None:
         ("exit code 3\n", "exit code 2\n"),
         ("created and started ironman, thor\n", "created and started ironman, hulk\n"),
         ("warning known-bad: ...\n", "up\n"),
+        ("09:23:38 members run as processes: ...\n", "11:00:01 members run in containers: Docker is here\n"),
+        ("in volume etcdops-lab-cd9a03_thor-g1\n", "in volume etcdops-lab-cd9a03_thor-g2\n"),
         ("", "something\n"),
     ],
 )

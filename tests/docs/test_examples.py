@@ -1,4 +1,8 @@
-"""Every example of the README and of docs/ is run, in order, in one directory for each document."""
+"""Every example of the README and of docs/ is run, in order, in one directory for each document.
+
+They are run as on a machine without Docker, where a reader's first cluster needs nothing but what the document says;
+those that are about Docker, with it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +19,7 @@ import pytest
 
 from etcdops.inventory import find_clusters, remove
 from etcdops.state import Store
+from tests.conftest import need_runtime
 from tests.docs.console import Command, Shell, commands, differs
 from tests.docs.markdown import DOCUMENTS, ROOT, Block, blocks, read
 
@@ -24,6 +29,9 @@ _INSTEAD = {"./scripts/test": "./scripts/test --collect-only -q tests/docs/test_
 
 #: Blocks that are read and not run. What they may hold is checked in test_words.py.
 _NOT_RUN = ("sh", "text")
+
+#: Documents whose reader has Docker, with an image of etcd.
+_WITH_DOCKER = ("docs/compose.md",)
 
 _BIN = Path(sys.executable).parent
 _FILE = re.compile(r"# (\S+\.(?:py|yaml|ini))")
@@ -48,9 +56,23 @@ def _checkout(place: Path) -> None:
     (venv / ".compiled").touch()
 
 
-def _environment() -> dict[str, str]:
+def _docker_of_his_own(home: Path) -> Path:
+    """Make a `docker` for a reader to whom no clusters are shown but those below his home, which others may have."""
+    script = home / ".docker-of-his-own" / "docker"
+    script.parent.mkdir()
+    script.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = ps ] && shift && set -- ps --filter label=io.etcdops.state-dir={home}/lab/.etcdops "$@"\n'
+        f'exec {shutil.which("docker")} "$@"\n'
+    )
+    script.chmod(0o755)
+    return script.parent
+
+
+def _environment(*, docker: bool) -> dict[str, str]:
     # A script that thinks it must install fails at once, and reaches for no package index.
-    return {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1", "COLUMNS": "120"}
+    env = {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1", "COLUMNS": "120"}
+    return env if docker else {**env, "DOCKER_HOST": "unix:///nonexistent.sock"}
 
 
 class _Reader:
@@ -60,11 +82,14 @@ class _Reader:
         self.document = document
         self.home = home
         self.cwd = home / ("etcdops" if document == "README.md" else "lab")
-        self.shell = Shell(self.cwd, _environment())
+        self.env = _environment(docker=document in _WITH_DOCKER)
+        self.shell = Shell(self.cwd, self.env)
 
     def read(self) -> None:
         """Do all of it; AssertionError where it is not as shown. No cluster is left, however it ends."""
         self.home.mkdir()
+        if self.document in _WITH_DOCKER:
+            self.env["PATH"] = f"{_docker_of_his_own(self.home)}{os.pathsep}{self.env['PATH']}"
         try:
             if self.document == "README.md":
                 _checkout(self.cwd)
@@ -103,7 +128,7 @@ class _Reader:
         file = self.cwd / ".example"
         file.write_text(block.text)
         argv = [sys.executable, "-W", "error", file.name]
-        done = subprocess.run(argv, cwd=self.cwd, env=_environment(), capture_output=True, text=True, timeout=90)
+        done = subprocess.run(argv, cwd=self.cwd, env=self.env, capture_output=True, text=True, timeout=90)
         file.unlink()
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
@@ -111,22 +136,34 @@ class _Reader:
 @pytest.fixture(scope="module")
 def read_through(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[None]]]:
-    """The documents that were asked for, two at a time: most of what a drill does is to wait."""
-    wanted = {item.name for item in request.session.items if item.path == request.path}
+) -> Iterator[Callable[[str], None]]:
+    """Reads a document and does what it says, once; two at a time, as most of what a drill does is to wait."""
     pool = ThreadPoolExecutor(max_workers=2)
+    begun: dict[str, Future[None]] = {}
+
+    def begin(document: str) -> Future[None]:
+        if document not in begun:
+            begun[document] = pool.submit(_Reader(document, tmp_path_factory.mktemp("home") / "you").read)
+        return begun[document]
+
     try:
-        yield {
-            document: pool.submit(_Reader(document, tmp_path_factory.mktemp("home") / "you").read)
-            for document in DOCUMENTS
-            if any(document in name for name in wanted)
-        }
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            # A worker is told of all tests, and runs some.
+            wanted = {item.name for item in request.session.items if item.path == request.path}
+            for document in DOCUMENTS:
+                if any(document in name for name in wanted):
+                    begin(document)
+        yield lambda document: begin(document).result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_examples_do_what_the_document_shows(document: str, read_through: dict[str, Future[None]]) -> None:
+def test_examples_do_what_the_document_shows(
+    document: str, read_through: Callable[[str], None], request: pytest.FixtureRequest
+) -> None:
     """Commands exit 0 and print what is shown; Python blocks run without an error; named files are written."""
-    read_through[document].result()
+    if document in _WITH_DOCKER:
+        need_runtime("compose", request.config)
+    read_through(document)

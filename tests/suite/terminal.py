@@ -1,4 +1,4 @@
-"""A terminal of our own, to see what a person at one sees, and places to type commands in."""
+"""A terminal of our own, to see what a person at one sees."""
 
 from __future__ import annotations
 
@@ -7,23 +7,8 @@ import pty
 import select
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from tests.conftest import ROOT, CommandLine
-
-
-@contextmanager
-def place(directory: Path) -> Iterator[CommandLine]:
-    """Give a command line in `directory`, with the project's tasks.py; its clusters are gone afterwards."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "tasks.py").write_text((ROOT / "tasks.py").read_text())
-    line = CommandLine(directory)
-    try:
-        yield line
-    finally:
-        line.purge()
+from tests.conftest import CommandLine
 
 
 class Terminal:
@@ -35,7 +20,7 @@ class Terminal:
         name = os.ttyname(theirs)
         # A session leader without a terminal gets the first one that it opens as its own.
         self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" <{name} >{name} 2>&1', "sh", *line.argv(*args, program=program)],
+            ["/bin/sh", "-c", f'exec "$@" <{name} >{name} 2>&1', "sh", *line.argv(*args, program=program)],
             cwd=line.cwd,
             env={**line.env, "TERM": "xterm", **env},
             start_new_session=True,

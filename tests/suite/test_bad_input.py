@@ -1,6 +1,9 @@
 """Bad input: each has its own message and exit code, and changes nothing.
 
 Drills refuse in test_failed_leader.py; the validity of specifications as such is a matter of unit tests.
+
+Most of this is refused before any runtime is asked for anything, or has to do with none; it runs with one, whose
+clusters are the quickest to make. What a runtime has a part in runs with each.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandLine, Ended
-from tests.suite.terminal import place
+from etcdops import runtimes
+from tests.conftest import CommandLine, Ended, place
+from tests.suite.members import left
+
+pytestmark = pytest.mark.runtime("process")
+with_each_runtime = pytest.mark.runtime(*runtimes.names())
 
 PROGRAMS = ["etcdops", "invoke"]
 
@@ -33,9 +40,9 @@ TASKS = [
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def lab(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A running cluster of one member, shared: nothing here changes it."""
-    with place(tmp_path_factory.mktemp("bad") / "place") as line:
+    with place(tmp_path_factory.mktemp("bad") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env", "--size", "1")
         assert ended.code == 0, ended.err
         yield line
@@ -78,7 +85,7 @@ def test_unknown_runtime(nowhere: CommandLine, program: str) -> None:
     """A runtime that does not exist is refused, and those that do are named; the one for tests is no choice."""
     for runtime in ("docker", "fake"):
         ended = nowhere("up-env", "--runtime", runtime, program=program)
-        _refused(ended, 2, f"there is no runtime {runtime!r}", "Choose one of auto, process")
+        _refused(ended, 2, f"there is no runtime {runtime!r}", "Choose one of auto, compose, process")
     assert _no_cluster(nowhere)
 
 
@@ -125,23 +132,29 @@ def test_values_of_the_wrong_type(lab: CommandLine) -> None:
     assert lab("status").code == 0
 
 
+@with_each_runtime
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_flags_that_differ_from_what_the_cluster_has(lab: CommandLine, program: str) -> None:
     """On an existing cluster, a flag that differs is refused, saying what the cluster has; the same is accepted."""
     record = lab.store.load("lab")
+    other = "compose" if lab.runtime == "process" else "process"
     for flags, said in (
+        (("--runtime", other), f"runtime {lab.runtime}, not {other}"),
+        (("--image", "example.org/etcd:1"), "not example.org/etcd:1"),
         (("--size", "3"), "cluster lab has 1 members, not 3"),
         (("--etcd-version", "3.4.1"), f"etcd {record.etcd_version}, not 3.4.1"),
         (("--port", "24000"), "not 24000"),
-        (("--etcd-bin", "/nowhere"), f"the etcd in {record.binary}, not /nowhere"),
+        (("--etcd-bin", "/nowhere"), f"the etcd in {record.binary}, not /nowhere" if record.binary else "not /nowhere"),
     ):
         _refused(lab("up-env", *flags, program=program), 3, said, "fixed when it is created")
-    same = ("--size", "1", "--runtime", "process", "--etcd-version", record.etcd_version, "--etcd-bin", record.binary)
+    own = ("--etcd-bin", record.binary) if lab.runtime == "process" else ("--image", record.image)
+    same = ("--size", "1", "--runtime", lab.runtime, "--etcd-version", record.etcd_version, *own)
     ended = lab("up-env", *same, program=program)
     assert (ended.code, "nothing was changed" in ended.err) == (0, True), ended.err
 
 
-def test_port_that_is_in_use(nowhere: CommandLine) -> None:
+@with_each_runtime
+def test_port_that_is_in_use(cli: CommandLine) -> None:
     """A pinned port that something listens on is refused, and named."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -149,11 +162,31 @@ def test_port_that_is_in_use(nowhere: CommandLine) -> None:
         port = taken.getsockname()[1]
         if port > 65534:
             pytest.skip("the kernel gave one of the last ports")
-        ended = nowhere("up-env", "--size", "1", "--port", str(port))
+        ended = cli("up-env", "--size", "1", "--port", str(port))
     _refused(ended, 3, f"port {port} on local is in use")
-    assert _no_cluster(nowhere)
+    assert _no_cluster(cli)
+    assert left(cli.runtime, cli.store.root) == []
 
 
+@with_each_runtime
+def test_pinned_port_of_a_stopped_member_that_was_taken(cli: CommandLine) -> None:
+    """When something has taken a stopped member's pinned port, up-env names it and starts nothing."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert cli("up-env", "--size", "1", "--port", str(port)).code == 0
+    assert cli("down-env").code == 0
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        _refused(cli("up-env"), 3, "something else listens on port", str(port), "ironman")
+        assert {m["health"] for m in json.loads(cli("status", "-o", "json").out)["members"]} == {"stopped"}
+    assert cli("up-env").code == 0
+    assert cli("ctl", "--", "endpoint", "health", "--endpoints", f"http://127.0.0.1:{port}").code == 0
+
+
+# A container's port that is not pinned moves: see test_compose_runtime.py.
 def test_port_of_a_stopped_member_that_was_taken(cli: CommandLine) -> None:
     """When something has taken a stopped member's port, up-env names it and starts nothing."""
     assert cli("up-env", "--size", "1").code == 0
@@ -207,6 +240,7 @@ def test_state_directory_that_cannot_be_written(nowhere: CommandLine) -> None:
     assert _no_cluster(nowhere)
 
 
+@with_each_runtime
 def test_state_directory_without_permission(lab: CommandLine) -> None:
     """Where one may not write, what needs no writing works, and the rest is refused; where one may not read, all is."""
     # Root is bound by permissions, too, without these two capabilities.

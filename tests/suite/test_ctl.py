@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from etcdops import etcdctl
-from tests.conftest import CommandLine
-from tests.suite.terminal import Terminal, place
+from tests.conftest import CommandLine, place
+from tests.suite.members import etcdctl as etcdctl_of
+from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
@@ -27,9 +28,9 @@ PROXIES: dict[str, Any] = dict.fromkeys(
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def lab(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A running cluster of one member, shared: `ctl` does not change it."""
-    with place(tmp_path_factory.mktemp("ctl") / "place") as line:
+    with place(tmp_path_factory.mktemp("ctl") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env", "--size", "1")
         assert ended.code == 0, ended.err
         yield line
@@ -110,7 +111,7 @@ def test_while_read_loop_sees_every_line(lab: CommandLine, program: str) -> None
 )
 def test_output_and_exit_code_are_etcdctls_own(lab: CommandLine, arguments: list[str]) -> None:
     """stdout, stderr and exit code are to the byte those of etcdctl called by hand."""
-    binary = os.path.join(lab.store.load("lab").binary, "etcdctl")
+    binary = etcdctl_of(lab.store.load("lab"))
     env = {**lab.env, "ETCDCTL_ENDPOINTS": _endpoint(lab)}
     bare = subprocess.run(
         [binary, *arguments], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30

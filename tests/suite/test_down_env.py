@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from etcdops.cluster import Cluster
-from tests.conftest import CommandLine
-from tests.suite.terminal import Terminal, place
+from tests.conftest import CommandLine, place
+from tests.suite.members import has_data, left
+from tests.suite.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def lab(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A place with a cluster of three members, shared; each test says itself whether it has to run."""
-    with place(tmp_path_factory.mktemp("down") / "place") as line:
+    with place(tmp_path_factory.mktemp("down") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env")
         assert ended.code == 0, ended.err
         yield line
 
 
 def _states(line: CommandLine) -> list[str]:
-    return [member.state() for member in Cluster.attach("lab", store=line.store).members]
+    return [member.state() for member in line.cluster().members]
 
 
 def test_data_is_kept(lab: CommandLine) -> None:
@@ -50,7 +49,7 @@ def test_data_is_kept(lab: CommandLine) -> None:
 def test_frozen_and_killed_members_are_stopped(lab: CommandLine) -> None:
     """A frozen member is stopped as well, one that is gone is no error, and only those that ran are named."""
     assert lab("up-env").code == 0
-    cluster = Cluster.attach("lab", store=lab.store)
+    cluster = lab.cluster()
     cluster.member("thor").pause()
     cluster.member("deadpool").kill()
     down = lab("down-env")
@@ -88,7 +87,8 @@ def test_purge_asks_on_a_terminal(lab: CommandLine) -> None:
         assert terminal.wait() == 0
         assert "lab is gone" in terminal.text
     assert not lab.store.exists("lab")
-    assert not Path(record.members[0].data.place).exists()
+    assert not has_data(record, "ironman")
+    assert left(lab.runtime, lab.store.root) == []
     assert not lab.store.cluster_dir("lab").exists()
     assert lab("down-env").code == 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from etcdops import drills
+from etcdops import drills, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import Refused
+from etcdops.faults.member import lacks
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.workload.history import read_history
@@ -25,9 +27,16 @@ from tests.conftest import CommandLine, assert_passed
 Wait = Callable[..., None]
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze", "stop"])
+@pytest.mark.parametrize("how", ["kill", "freeze", "stop", "isolate"])
 def test_leader_taken_away_in_each_way(etcd_cluster: Cluster, how: str) -> None:
     """However the leader goes, another leads at a higher term, no acknowledged write is lost, and all is as before."""
+    if lacks(etcd_cluster.runtime, how):
+        # What the runtime cannot do it refuses, before anything is touched.
+        with pytest.raises(Refused, match=f"the runtime {etcd_cluster.runtime.name} cannot {how} a member") as refused:
+            drills.run("failed-leader", etcd_cluster, how=how)
+        assert (refused.value.exit_code, etcd_cluster.runtime.name, how) == (3, "process", "isolate")
+        assert not etcd_cluster.store.runs.exists()
+        return
     before = etcd_cluster.leader().name
     verdict = drills.run("failed-leader", etcd_cluster, how=how, rate=50, baseline_s=1.0)
     assert_passed(verdict)
@@ -116,8 +125,15 @@ def test_each_step_shows_the_command_a_person_would_have_typed(cli: CommandLine)
     assert ended.code in (0, 1), ended.err
     for step in range(1, 7):
         assert f" {step}/6 " in ended.err
-    assert "$ kill -KILL " in ended.err
-    assert "--data-dir=" in ended.err
+    leader = re.search(r"take (\w+) away: kill", ended.err)
+    assert leader
+    ref = cli.store.load("lab").member(leader[1]).ref
+    if cli.runtime == "compose":
+        assert f"$ docker kill {ref[:12]}\n" in ended.err
+        assert f"$ docker start {ref[:12]}\n" in ended.err
+    else:
+        assert re.search(r"\$ kill -KILL \d+\n", ended.err)
+        assert "--data-dir=" in ended.err
     assert ended.out.startswith("failed-leader (kill ")
 
 
@@ -267,6 +283,9 @@ def test_a_drill_that_there_is_not(cli: CommandLine) -> None:
     assert (unknown.code, "Choose one of kill, freeze, stop" in unknown.err) == (2, True)
     small = cli("failed-leader", "--size", "1")
     assert (small.code, "a new cluster of 1 is asked for" in small.err) == (3, True)
+    if lacks(runtimes.get(cli.runtime), "isolate"):
+        lacking = cli("failed-leader", "--how", "isolate")
+        assert (lacking.code, f"the runtime {cli.runtime} cannot isolate a member" in lacking.err) == (3, True)
     assert cli.store.names() == []
 
 

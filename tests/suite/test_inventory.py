@@ -11,23 +11,21 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.conftest import CommandLine
-from tests.suite.terminal import Terminal, place
-
-Wait = Callable[..., None]
+from tests.conftest import CommandLine, place
+from tests.suite.members import act, below, has_data, left, remove, running, shown
+from tests.suite.terminal import Terminal
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def lab(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A running cluster of one member, shared."""
-    with place(tmp_path_factory.mktemp("inventory") / "place") as line:
+    with place(tmp_path_factory.mktemp("inventory") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env", "--size", "1", "--cluster", "shared")
         assert ended.code == 0, ended.err
         yield line
@@ -35,14 +33,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(tmp_path: Path) -> Iterator[None]:
-    """Whatever became of a test, no member runs on whose state directory was below its own directory."""
+    """Whatever became of a test, nothing of a cluster is left whose state directory was below its own directory."""
     yield
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("ETCDOPS_STATE", "").startswith(f"{tmp_path}{os.sep}"):
-                process.kill()
-        except psutil.Error:
-            continue
+    for runtime, leftover in below(tmp_path):
+        remove(runtime, leftover)
 
 
 def _found(line: CommandLine) -> list[dict[str, Any]]:
@@ -59,9 +53,13 @@ def _here(line: CommandLine, place: Path) -> list[dict[str, Any]]:
     return [each for each in _found(line) if each["state_dir"].startswith(f"{place}{os.sep}")]
 
 
-def _alive(line: CommandLine, name: str) -> list[psutil.Process]:
-    pids = [int(member.ref.partition(":")[0]) for member in line.store.load(name).members]
-    return [psutil.Process(pid) for pid in pids]
+def _running(line: CommandLine) -> list[str]:
+    return sorted(each.member for each in running(line.runtime, line.store.root))
+
+
+def _kill(line: CommandLine, name: str, action: str = "kill") -> None:
+    """Kill, or pause, the first member behind etcdops' back."""
+    act(line.runtime, line.store.load(name).members[0].ref, action)
 
 
 @pytest.mark.parametrize("program", ["etcdops", "invoke"])
@@ -74,7 +72,7 @@ def test_finds_clusters_of_other_state_directories(lab: CommandLine, tmp_path: P
     assert listed.out.splitlines()[0].split() == ["NAME", "ID", "STATE", "RUNTIME", "MEMBERS", "STATE", "DIRECTORY"]
     record = lab.store.load("shared")
     row = next(line for line in listed.out.splitlines() if str(lab.store.root) in line)
-    assert row.split() == ["shared", record.id, "up", "process", "ironman", str(lab.store.root)]
+    assert row.split() == ["shared", record.id, "up", lab.runtime, "ironman", str(lab.store.root)]
     assert not (tmp_path / ".etcdops").exists()
 
 
@@ -82,7 +80,7 @@ def test_a_stopped_cluster_and_a_partly_stopped_one(cli: CommandLine, tmp_path: 
     """A cluster is up, partly up, or down, as is seen; a stopped one of another directory is found as well."""
     assert cli("up-env", "--size", "2").code == 0
     elsewhere = CommandLine(tmp_path)
-    _alive(cli, "lab")[0].kill()
+    _kill(cli, "lab")
     assert [(c["name"], c["state"], c["members"]) for c in _here(elsewhere, cli.cwd)] == [
         ("lab", "partly up", ["ironman", "thor"])
     ]
@@ -107,18 +105,21 @@ def test_prune_names_and_asks(cli: CommandLine) -> None:
         assert str(cli.store.root) in terminal.text
         terminal.type("n\n")
         assert terminal.wait() == 2
-    assert _alive(cli, "lab")[0].is_running()
+    assert _running(cli) == ["ironman"]
     with Terminal(cli, "cluster.prune", "--cluster", record.id) as terminal:
         terminal.expect("[y/N]")
         terminal.type("y\n")
         assert terminal.wait() == 0
         assert f"removed lab ({record.id})" in terminal.text
     assert not cli.store.cluster_dir("lab").exists()
+    assert left(cli.runtime, cli.store.root) == []
+    assert not has_data(record, "ironman")
 
 
-def test_ambiguous_and_unknown_names_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_and_unknown_names_are_refused(tmp_path: Path, etcd_cluster_runtime: str) -> None:
     """A name that two clusters have is refused, and their ids are named; by id, and by directory, one is removed."""
-    with place(tmp_path / "one") as one, place(tmp_path / "two") as two:
+    here = etcd_cluster_runtime
+    with place(tmp_path / "one", here) as one, place(tmp_path / "two", here) as two:
         for line in (one, two):
             assert line("up-env", "--size", "1", "--cluster", "twin").code == 0
         ids = [line.store.load("twin").id for line in (one, two)]
@@ -138,11 +139,11 @@ def test_ambiguous_and_unknown_names_are_refused(tmp_path: Path) -> None:
         assert one("status", "--cluster", "twin").code == 0
 
 
-def test_members_whose_state_directory_is_gone(tmp_path: Path, wait_until: Wait) -> None:
+def test_members_whose_state_directory_is_gone(tmp_path: Path, etcd_cluster_runtime: str) -> None:
     """After `rm -rf` of the state directory the members run on: they are leftovers, and prune ends them."""
-    with place(tmp_path / "lost") as line:
+    with place(tmp_path / "lost", etcd_cluster_runtime) as line:
         assert line("up-env", "--size", "2", "--cluster", "lost").code == 0
-        members = _alive(line, "lost")
+        members = [shown(line.cluster("lost"), name) for name in ("ironman", "thor")]
         cluster_id = line.store.load("lost").id
         shutil.rmtree(line.store.root)
         elsewhere = CommandLine(tmp_path)
@@ -152,35 +153,31 @@ def test_members_whose_state_directory_is_gone(tmp_path: Path, wait_until: Wait)
         named = elsewhere("cluster.prune", "--cluster", cluster_id)
         assert named.code == 2
         for member in members:
-            assert f"(process {member.pid})" in named.err
-        assert elsewhere("cluster.prune", "--cluster", cluster_id, "--yes").code == 0
-        wait_until(lambda: not any(_runs(member) for member in members), what="their end")
+            assert f"({member})" in named.err
+        gone = elsewhere("cluster.prune", "--cluster", cluster_id, "--yes")
+        assert gone.code == 0, gone.err
+        assert left(line.runtime, line.store.root) == []
         assert cluster_id not in [each["id"] for each in _found(elsewhere)]
 
 
-def _runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def test_frozen_leftovers_are_ended_too(tmp_path: Path, wait_until: Wait) -> None:
+def test_frozen_leftovers_are_ended_too(tmp_path: Path, etcd_cluster_runtime: str) -> None:
     """A leftover that is frozen goes as well."""
-    with place(tmp_path / "frozen") as line:
+    with place(tmp_path / "frozen", etcd_cluster_runtime) as line:
         assert line("up-env", "--size", "1").code == 0
-        member = _alive(line, "lab")[0]
         cluster_id = line.store.load("lab").id
+        _kill(line, "lab", "pause")
         shutil.rmtree(line.store.root)
-        member.suspend()
         assert line("cluster.prune", "--cluster", cluster_id, "--yes").code == 0
-        wait_until(lambda: not _runs(member), what="its end")
+        assert left(line.runtime, line.store.root) == []
 
 
-def test_prune_without_names_removes_leftovers_only(tmp_path: Path, wait_until: Wait) -> None:
+def test_prune_without_names_removes_leftovers_only(tmp_path: Path, etcd_cluster_runtime: str) -> None:
     """Without --cluster, all leftovers go and no cluster does: a running one and a stopped one stay."""
-    with place(tmp_path / "kept") as kept, place(tmp_path / "left") as left:
+    here = etcd_cluster_runtime
+    with place(tmp_path / "kept", here) as kept, place(tmp_path / "lost", here) as lost:
         assert kept("up-env", "--size", "1", "--cluster", "kept").code == 0
-        assert left("up-env", "--size", "1", "--cluster", "left").code == 0
-        member = _alive(left, "left")[0]
-        shutil.rmtree(left.store.root)
+        assert lost("up-env", "--size", "1", "--cluster", "left").code == 0
+        shutil.rmtree(lost.store.root)
         others = [each["name"] for each in _found(kept) if each["state"] == "leftover" and each["name"] != "left"]
         with Terminal(kept, "cluster.prune") as terminal:
             terminal.expect("[y/N]")
@@ -191,44 +188,42 @@ def test_prune_without_names_removes_leftovers_only(tmp_path: Path, wait_until: 
                 pytest.skip(f"there are leftovers of others on this machine: {question}")
             terminal.type("y\n")
             assert terminal.wait() == 0
-        wait_until(lambda: not _runs(member), what="its end")
+        assert left(here, lost.store.root) == []
         assert kept("status", "--cluster", "kept").code == 0
 
 
 MAKER = """
 import os, signal
 from etcdops import Cluster
-with Cluster.create(size=1) as cluster:
-    print(cluster.record.id, cluster.store.root, cluster.record.members[0].ref.partition(":")[0], flush=True)
+with Cluster.create(size=1, runtime=os.environ["RUNTIME"]) as cluster:
+    print(cluster.record.id, cluster.store.root, flush=True)
     signal.pause()
 """
 
 
-def test_temporary_cluster_whose_maker_was_killed(cli: CommandLine, wait_until: Wait) -> None:
+def test_temporary_cluster_whose_maker_was_killed(cli: CommandLine) -> None:
     """A temporary cluster is up while its maker lives, a leftover once that was killed, and prune removes all of it."""
-    env = {**cli.env, "TMPDIR": str(cli.cwd)}
+    env = {**cli.env, "TMPDIR": str(cli.cwd), "RUNTIME": cli.runtime}
     maker = subprocess.Popen([sys.executable, "-c", MAKER], env=env, stdout=subprocess.PIPE, text=True)
     try:
         assert maker.stdout is not None
-        cluster_id, root, pid = maker.stdout.readline().split()
+        cluster_id, root = maker.stdout.readline().split()
         assert root.startswith(str(cli.cwd))
-        member = psutil.Process(int(pid))
         alive = next(each for each in _found(cli) if each["id"] == cluster_id)
         assert alive["state"] == "up"
     finally:
         maker.kill()
         maker.communicate()
-    assert _runs(member)
-    left = next(each for each in _found(cli) if each["id"] == cluster_id)
-    assert left["state"] == "leftover"
+    assert [each.member for each in running(cli.runtime, Path(root))] == ["ironman"]
+    assert next(each for each in _found(cli) if each["id"] == cluster_id)["state"] == "leftover"
     ended = cli("cluster.prune", "--cluster", cluster_id, "--yes")
     assert ended.code == 0, ended.err
-    wait_until(lambda: not _runs(member), what="its end")
+    assert left(cli.runtime, Path(root)) == []
     assert not Path(root).exists()
 
 
 @pytest.mark.parametrize("content", ["{", '{"schema": 99}', "\xff"])
-def test_damaged_record(lab: CommandLine, tmp_path: Path, content: str) -> None:
+def test_damaged_record(tmp_path: Path, content: str) -> None:
     """A record that cannot be read is listed as damaged, with the reason; nothing is pruned unless it is named."""
     store = tmp_path / ".etcdops"
     directory = store / "clusters" / "broken"
@@ -247,33 +242,31 @@ def test_damaged_record(lab: CommandLine, tmp_path: Path, content: str) -> None:
     assert not directory.exists()
 
 
-def test_damaged_record_of_a_running_cluster(cli: CommandLine, wait_until: Wait) -> None:
+def test_damaged_record_of_a_running_cluster(cli: CommandLine) -> None:
     """Members beside a damaged or newer record are no leftovers: prune spares them until the cluster is named."""
     assert cli("up-env", "--size", "1").code == 0
-    member = _alive(cli, "lab")[0]
     record = cli.store.cluster_dir("lab") / "cluster.json"
     record.write_text(record.read_text().replace('"schema": 1', '"schema": 2', 1))
     found = _here(cli, cli.cwd)
     assert [(each["state"], each["members"]) for each in found] == [("damaged", ["ironman"])]
     assert str(cli.store.root) not in cli("cluster.prune").err
-    assert _runs(member)
+    assert _running(cli) == ["ironman"]
     ended = cli("cluster.prune", "--cluster", str(cli.store.cluster_dir("lab")), "--yes")
     assert ended.code == 0, ended.err
-    wait_until(lambda: not _runs(member), what="its end")
+    assert left(cli.runtime, cli.store.root) == []
     assert _here(cli, cli.cwd) == []
 
 
-def test_data_without_a_record(cli: CommandLine, wait_until: Wait) -> None:
+def test_data_without_a_record(cli: CommandLine) -> None:
     """A cluster's directory without a record is a leftover: it is listed, and goes with the members that run there."""
     assert cli("up-env", "--size", "1").code == 0
-    member = _alive(cli, "lab")[0]
     (cli.store.cluster_dir("lab") / "cluster.json").unlink()
     assert [(each["name"], each["state"], each["members"]) for each in _here(cli, cli.cwd)] == [
         ("lab", "leftover", ["ironman"])
     ]
     directory = str(cli.store.cluster_dir("lab"))
     assert cli("cluster.prune", "--cluster", directory, "--yes").code == 0
-    wait_until(lambda: not _runs(member), what="its end")
+    assert left(cli.runtime, cli.store.root) == []
     assert not Path(directory).exists()
 
 
@@ -307,6 +300,7 @@ def test_interrupted_prune(lab: CommandLine) -> None:
     assert lab("status", "--cluster", "shared").code == 0
 
 
+@pytest.mark.runtime("process")  # a container's id is never another's
 def test_signals_are_not_sent_to_a_process_that_took_over_the_id(lab: CommandLine) -> None:
     """A record that names another process's id does not make that process a member, nor prune end it."""
     bystander = subprocess.Popen(["sleep", "60"])

@@ -6,26 +6,37 @@ from pathlib import Path
 
 import pytest
 
-from etcdops.runtimes.process import ProcessRuntime
+from tests.suite.members import below, remove
+
+#: Which runtime, as a user says it.
+RUNTIME = """
+import pytest
+
+@pytest.fixture(scope="{scope}")
+def etcd_cluster_runtime():
+    return "{runtime}"
+"""
 
 #: One member that elects itself after 0.1 s.
-QUICK = """
-import pytest
+QUICK = (
+    RUNTIME
+    + """
 from etcdops import ClusterSpec, Timing
 
 @pytest.fixture(scope="{scope}")
 def etcd_cluster_spec():
     return ClusterSpec.of_size("quick", 1, timing=Timing(10, 100))
 """
+)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_left(pytester: pytest.Pytester) -> object:
-    """Whatever happened in a test, no member of it runs afterwards, and no cluster is left in its directories."""
+    """Whatever happened in a test, nothing of a cluster is left that was made in its directories."""
     yield
-    left = [each for each in ProcessRuntime().leftovers() if each.state_dir.startswith(str(_base(pytester)))]
-    for each in left:
-        ProcessRuntime().end_leftover(each)
+    left = below(_base(pytester))
+    for runtime, leftover in left:
+        remove(runtime, leftover)
     assert left == []
     assert list(_base(pytester).rglob("cluster.json")) == []
     assert [path for path in _base(pytester).rglob("*-g1") if path.is_dir()] == []
@@ -39,19 +50,21 @@ def _run(pytester: pytest.Pytester, *args: str) -> pytest.RunResult:
     return pytester.runpytest_subprocess("-p", "no:cacheprovider", f"--basetemp={_base(pytester)}", *args, timeout=60)
 
 
-def test_the_fixture_is_there_without_any_import(pytester: pytest.Pytester) -> None:
+def test_the_fixture_is_there_without_any_import(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """As the plugin's own text shows it: a running cluster, a client, and a leader to kill."""
+    pytester.makeconftest(RUNTIME.format(scope="function", runtime=etcd_cluster_runtime))
     pytester.makepyfile(
         """
         def test_my_service(etcd_cluster):
             assert [m.name for m in etcd_cluster.members] == ["ironman", "thor", "deadpool"]
+            assert etcd_cluster.runtime.name == RUNTIME
             client = etcd_cluster.client()
             client.put("k", "v")
             assert etcd_cluster.status().verdict == "healthy"
             leader = etcd_cluster.leader()
             leader.kill()
             assert leader.state() == "stopped"
-        """
+        """.replace("RUNTIME", repr(etcd_cluster_runtime))
     )
     _run(pytester).assert_outcomes(passed=1)
 
@@ -86,9 +99,9 @@ def test_a_suite_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) ->
     _run(pytester).assert_outcomes(passed=1)
 
 
-def test_the_spec_can_be_redefined(pytester: pytest.Pytester) -> None:
+def test_the_spec_can_be_redefined(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """A fixture of the same name changes what the cluster is, each test having one of its own."""
-    pytester.makeconftest(QUICK.format(scope="function"))
+    pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))
     pytester.makepyfile(
         """
         seen = []
@@ -127,11 +140,12 @@ def test_the_runtime_can_be_redefined(pytester: pytest.Pytester) -> None:
     _run(pytester).assert_outcomes(passed=1)
 
 
+@pytest.mark.runtime("process")  # how long a fixture lives is pytest's affair, whatever is in it
 @pytest.mark.parametrize(("scope", "clusters"), [("class", 4), ("module", 2), ("session", 1)])
-def test_tests_can_share_one(pytester: pytest.Pytester, scope: str, clusters: int) -> None:
+def test_tests_can_share_one(pytester: pytest.Pytester, etcd_cluster_runtime: str, scope: str, clusters: int) -> None:
     """With a wider scope the tests of a class, module or session see one cluster, and no more of them than that."""
     pytester.makeini(f"[pytest]\netcd_cluster_scope = {scope}\n")
-    pytester.makeconftest(QUICK.format(scope=scope) + "\nids = []\n")
+    pytester.makeconftest(QUICK.format(scope=scope, runtime=etcd_cluster_runtime) + "\nids = []\n")
     body = """
         import pytest
         from conftest import ids
@@ -181,9 +195,9 @@ WAYS_TO_LEAVE_IT = {
 }
 
 
-def test_it_is_gone_whatever_was_done_to_it(pytester: pytest.Pytester) -> None:
+def test_it_is_gone_whatever_was_done_to_it(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """After a failing test, and whatever a test did to members or record, the cluster is stopped and deleted."""
-    pytester.makeconftest(QUICK.format(scope="function"))
+    pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))
     ways = {name: way for name, way in WAYS_TO_LEAVE_IT.items() if name not in ("exit", "interrupt")}
     pytester.makepyfile(
         "\n".join(f"def test_{number}(etcd_cluster):\n    {way}\n" for number, way in enumerate(ways.values()))
@@ -192,16 +206,17 @@ def test_it_is_gone_whatever_was_done_to_it(pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize("way", ["exit", "interrupt"])
-def test_it_is_gone_when_the_run_is_cut_short(pytester: pytest.Pytester, way: str) -> None:
+def test_it_is_gone_when_the_run_is_cut_short(pytester: pytest.Pytester, etcd_cluster_runtime: str, way: str) -> None:
     """Ctrl-C in a test, and pytest.exit, end the cluster too."""
-    pytester.makeconftest(QUICK.format(scope="session"))
+    pytester.makeconftest(QUICK.format(scope="session", runtime=etcd_cluster_runtime))
     pytester.makeini("[pytest]\netcd_cluster_scope = session\n")
     pytester.makepyfile(f"import pytest\n\ndef test_it(etcd_cluster):\n    {WAYS_TO_LEAVE_IT[way]}\n")
     assert _run(pytester).ret == pytest.ExitCode.INTERRUPTED
 
 
-def test_a_start_that_fails_halfway_leaves_nothing(pytester: pytest.Pytester) -> None:
+def test_a_start_that_fails_halfway_leaves_nothing(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """When one of the members dies at its start, the test fails at its setup with that member's words."""
+    pytester.makeconftest(RUNTIME.format(scope="function", runtime=etcd_cluster_runtime))
     pytester.makepyfile(
         """
         import pytest
@@ -249,9 +264,9 @@ def test_what_cannot_be_created_is_an_error_at_setup(pytester: pytest.Pytester) 
     result.stdout.fnmatch_lines(["*etcdops.errors.BinaryError: *"])
 
 
-def test_no_warnings_are_caused(pytester: pytest.Pytester) -> None:
+def test_no_warnings_are_caused(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """In a suite that turns warnings into errors, the fixture is none: nothing is left open or unreaped."""
-    pytester.makeconftest(QUICK.format(scope="function"))
+    pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))
     pytester.makepyfile(
         """
         import gc

@@ -27,7 +27,7 @@ import trustme
 
 from etcdops import inventory
 from etcdops.cluster import Cluster
-from etcdops.errors import BinaryError, ClusterNotFound, MemberFailed, Refused, StateError
+from etcdops.errors import BinaryError, MemberFailed, Refused, StateError
 from etcdops.hosts import identify
 from etcdops.member import Member
 from etcdops.runtimes.process import ProcessRuntime
@@ -668,56 +668,6 @@ def test_a_name_that_is_taken(make: Make) -> None:
 # -- temporary clusters
 
 
-class _Boom(Exception):
-    pass
-
-
-@pytest.mark.parametrize("ends", ["well", "error", "interrupt", "purged", "record lost", "record damaged", "frozen"])
-def test_a_temporary_cluster_is_gone_however_its_block_ends(ends: str) -> None:
-    """After the block nothing runs and no file is left, whatever happened inside to it or to its record."""
-    error = {"error": _Boom, "interrupt": KeyboardInterrupt}.get(ends)
-    cluster = Cluster.create(ClusterSpec.of_size("tmp", 1, timing=FAST), temporary=True)
-    root = cluster.store.root
-    assert root.name.startswith("etcdops-")
-    record = root / "clusters" / "tmp" / "cluster.json"
-
-    def use() -> None:
-        with cluster:
-            assert cluster.status().verdict == "healthy"
-            if ends == "purged":
-                cluster.purge()
-                assert not root.exists()
-                with pytest.raises(ClusterNotFound):
-                    cluster.members[0].start()
-                assert not root.exists()
-            elif ends == "record lost":
-                record.unlink()
-            elif ends == "record damaged":
-                record.write_text("{")
-            elif ends == "frozen":
-                cluster.members[0].pause()
-            elif error:
-                raise error
-
-    if error:
-        with pytest.raises(error):
-            use()
-    else:
-        use()
-    assert _processes(cluster) == {}
-    assert not root.exists()
-
-
-def test_a_temporary_cluster_that_does_not_start_is_gone(garbage: tuple[str, str]) -> None:
-    """When the start fails, the error is that of the start, and nothing of it is left."""
-    spec = _bad_thor(garbage)
-    cluster = Cluster.create(spec, temporary=True)
-    with pytest.raises(MemberFailed, match="member thor died"), cluster:
-        pytest.fail("it started")
-    assert _processes(cluster) == {}
-    assert not cluster.store.root.exists()
-
-
 def test_a_temporary_cluster_in_a_directory_of_the_users(store: Store) -> None:
     """Where the caller gives the place, that stays, and all of the cluster goes."""
     spec = ClusterSpec.of_size("tmp", 1, timing=FAST)
@@ -764,15 +714,6 @@ def test_the_leftover_of_a_maker_that_was_killed_is_found_and_removed() -> None:
 # -- a start that fails halfway
 
 
-@pytest.fixture
-def garbage(tmp_path: Path) -> tuple[str, str]:
-    """A certificate and a key that are none."""
-    paths = tmp_path / "garbage.pem", tmp_path / "garbage.key"
-    for path in paths:
-        path.write_text("garbage")
-    return str(paths[0]), str(paths[1])
-
-
 def _issue(directory: Path) -> None:
     """Make an authority's certificate, ca.pem, and a pair for members and clients alike, pair.pem and pair.key."""
     authority = trustme.CA()
@@ -780,15 +721,6 @@ def _issue(directory: Path) -> None:
     issued = authority.issue_cert("127.0.0.1", "localhost")
     issued.private_key_pem.write_to_path(str(directory / "pair.key"))
     (directory / "pair.pem").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
-
-
-def _bad_thor(garbage: tuple[str, str]) -> ClusterSpec:
-    """A cluster with mutual TLS in which one member cannot start, as its certificate is garbage."""
-    directory = Path(garbage[0]).parent
-    _issue(directory)
-    good = str(directory / "pair.pem"), str(directory / "pair.key")
-    members = (MemberSpec("ironman", cert=good[0], key=good[1]), MemberSpec("thor", cert=garbage[0], key=garbage[1]))
-    return ClusterSpec("lab", members, timing=FAST, tls=Tls(str(directory / "ca.pem"), *good))
 
 
 def test_tls_by_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
@@ -806,18 +738,6 @@ def test_tls_by_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         cluster.members[0].start()
         assert cluster.client().get("k")[0] == b"v"
         assert Cluster.ensure_up(cluster.record.spec, store=store).started == []
-
-
-def test_of_a_new_cluster_that_does_not_start_nothing_is_left(store: Store, garbage: tuple[str, str]) -> None:
-    """A new cluster of which one member dies at its start is wholly gone, and the member's own words are shown."""
-    said: list[str] = []
-    with pytest.raises(MemberFailed, match="failed to find any PEM data") as caught:
-        Cluster.ensure_up(_bad_thor(garbage), store=store, progress=said.append)
-    assert "member thor died" in str(caught.value)
-    assert any("the start failed: stopping ironman, thor again" in line for line in said)
-    assert store.names() == []
-    assert not store.cluster_dir("lab").exists()
-    assert [each for each in ProcessRuntime().leftovers() if each.state_dir == str(store.root)] == []
 
 
 def test_of_an_existing_cluster_only_what_was_started_is_stopped(make: Make) -> None:

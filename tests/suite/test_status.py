@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from etcdops.cluster import Cluster
-from tests.conftest import CommandLine, Ended
-from tests.suite.terminal import Terminal, place
+from tests.conftest import CommandLine, Ended, place
+from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
@@ -23,9 +22,9 @@ GENEROUS_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def home(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A place with a cluster of three members, shared."""
-    with place(tmp_path_factory.mktemp("status") / "place") as line:
+    with place(tmp_path_factory.mktemp("status") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env")
         assert ended.code == 0, ended.err
         yield line
@@ -35,13 +34,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
 def lab(home: CommandLine) -> Iterator[CommandLine]:
     """The shared cluster, healthy at first, and again afterwards."""
     yield home
-    cluster = Cluster.attach("lab", store=home.store)
+    cluster = home.cluster()
     if any(member.state() != "running" for member in cluster.members):
         cluster.up()
-
-
-def _cluster(line: CommandLine) -> Cluster:
-    return Cluster.attach("lab", store=line.store)
 
 
 def _timed(line: CommandLine, *args: str) -> Ended:
@@ -88,7 +83,7 @@ def test_json_has_the_documented_keys(lab: CommandLine, program: str) -> None:
         assert member["db_size"] > 0
         assert member["raft_index"] > 0
         assert member["term"] == document["term"]
-    assert (document["schema"], document["cluster"], document["runtime"]) == (1, "lab", "process")
+    assert (document["schema"], document["cluster"], document["runtime"]) == (1, "lab", lab.runtime)
     assert (document["verdict"], document["quorum"]) == ("healthy", 2)
     roles = {member["name"]: member["role"] for member in document["members"]}
     assert sorted(roles.values()) == ["follower", "follower", "leader"]
@@ -138,13 +133,15 @@ def test_never_writes(lab: CommandLine) -> None:
         assert lab("status").code == 0
     second = _json(lab, 0)
     for one, other in zip(first["members"], second["members"], strict=True):
-        assert (one["revision"], one["raft_index"]) == (other["revision"], other["raft_index"])
+        assert one["revision"] == other["revision"]
+        if lab.runtime == "process":  # a container's own health check asks for alarms, which is an entry in the log
+            assert one["raft_index"] == other["raft_index"]
     assert record.stat().st_mtime_ns == before
 
 
 def test_one_member_stopped(lab: CommandLine) -> None:
     """With one of three stopped: degraded, exit 4, and the cluster can lose no more."""
-    _cluster(lab).member("thor").kill()
+    lab.cluster().member("thor").kill()
     _wait_for_leader(lab)
     document = _json(lab, 4)
     assert (document["verdict"], _health(document)["thor"]) == ("degraded", "stopped")
@@ -159,7 +156,7 @@ def test_one_member_stopped(lab: CommandLine) -> None:
 
 def _wait_for_leader(line: CommandLine) -> None:
     deadline = time.monotonic() + 20
-    cluster = _cluster(line)
+    cluster = line.cluster()
     while cluster.status().verdict == "no-quorum":
         assert time.monotonic() < deadline, "no leader within 20 s"
         time.sleep(0.05)
@@ -167,7 +164,7 @@ def _wait_for_leader(line: CommandLine) -> None:
 
 def test_one_member_frozen(lab: CommandLine) -> None:
     """With one of three frozen: degraded, exit 4, and back in time although that one never answers."""
-    cluster = _cluster(lab)
+    cluster = lab.cluster()
     follower = next(m.name for m in cluster.members if m.name != cluster.leader().name)
     cluster.member(follower).pause()
     document = _json(lab, 4)
@@ -176,7 +173,7 @@ def test_one_member_frozen(lab: CommandLine) -> None:
 
 def test_frozen_leader(lab: CommandLine) -> None:
     """With the leader frozen the others elect another, and status finds that one."""
-    cluster = _cluster(lab)
+    cluster = lab.cluster()
     leader = cluster.leader().name
     cluster.member(leader).pause()
     _wait_for_leader(lab)
@@ -188,7 +185,7 @@ def test_frozen_leader(lab: CommandLine) -> None:
 @pytest.mark.parametrize("how", ["kill", "pause"])
 def test_quorum_lost(lab: CommandLine, how: str) -> None:
     """With two of three gone: no quorum, exit 5, back in time, and the one that is left is not called healthy."""
-    cluster = _cluster(lab)
+    cluster = lab.cluster()
     for name in ("thor", "deadpool"):
         getattr(cluster.member(name), how)()
     document = _json(lab, 5)
@@ -231,7 +228,7 @@ def test_watch_sees_what_changes(lab: CommandLine, wait_until: Wait) -> None:
     with log.open("w") as file:
         process = lab.start("status", "--watch", "0.1", stdout=file)
         wait_until(lambda: log.read_text().count("lab: healthy") >= 2, what="two looks")
-        _cluster(lab).member("deadpool").kill()
+        lab.cluster().member("deadpool").kill()
         wait_until(lambda: "stopped" in log.read_text(), what="the member that was killed")
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=20)

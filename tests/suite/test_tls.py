@@ -23,7 +23,8 @@ def spec(tmp_path: Path) -> ClusterSpec:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
 
     def issue(name: str) -> tuple[str, str]:
-        issued = authority.issue_cert("127.0.0.1", "localhost", common_name=name)
+        # Members as processes meet on loopback, containers by names of their own.
+        issued = authority.issue_cert("127.0.0.1", "localhost", f"{name}.peer", common_name=name)
         cert, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
         # etcd takes the chain and the key from files of their own.
         issued.cert_chain_pems[0].write_to_path(str(cert))
@@ -39,7 +40,7 @@ def spec(tmp_path: Path) -> ClusterSpec:
 
 def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) -> None:
     """The leader drill on a cluster with mutual TLS, and every task beside it, from the command line."""
-    cluster = Cluster.create(spec, store=cli.store)
+    cluster = Cluster.create(spec, runtime=cli.runtime, store=cli.store)
     assert all(url.startswith("https://") for url in cluster.endpoints)
     up = cli("up-env")
     assert up.code == 0, up.err
@@ -63,7 +64,7 @@ def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) ->
 
 def test_a_client_without_a_certificate_is_turned_away(cli: CommandLine, spec: ClusterSpec, tmp_path: Path) -> None:
     """Mutual means mutual: a certificate from another authority, or none, gets no answer."""
-    cluster = Cluster.create(spec, store=cli.store)
+    cluster = Cluster.create(spec, runtime=cli.runtime, store=cli.store)
     cluster.up()
     other = trustme.CA().issue_cert("intruder")
     other.cert_chain_pems[0].write_to_path(str(tmp_path / "other.pem"))

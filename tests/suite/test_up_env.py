@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 
-from etcdops.cluster import Cluster
-from tests.conftest import CommandLine, Ended
-from tests.suite.terminal import Terminal, place
+from tests.conftest import CommandLine, Ended, place
+from tests.suite.members import act, docker, etcdctl, has_data, left, lives, put_file, running, shown
+from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
@@ -31,9 +30,9 @@ class Up(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def up(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[Up]:
     """A running cluster of three members, shared; each test leaves it running."""
-    with place(tmp_path_factory.mktemp("up") / "place") as line:
+    with place(tmp_path_factory.mktemp("up") / "place", etcd_cluster_runtime) as line:
         ended = line("up-env")
         assert ended.code == 0, ended.err
         yield Up(line, ended)
@@ -58,8 +57,8 @@ def _shell(line: CommandLine, script: str, *more_path: str) -> subprocess.Comple
     )
 
 
-def _pids(line: CommandLine, name: str = "lab") -> list[str]:
-    return [member.ref for member in line.store.load(name).members]
+def _lives(line: CommandLine, name: str = "lab") -> list[str]:
+    return lives(line.store.load(name))
 
 
 def _revision(line: CommandLine) -> int:
@@ -68,31 +67,18 @@ def _revision(line: CommandLine) -> int:
     return revision
 
 
-def _marked(cluster: str, state_dir: Path) -> list[psutil.Process]:
-    """Give the processes of a cluster that run, recorded or not."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            env = process.environ()
-            gone = process.status() == psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            continue
-        if (env.get("ETCDOPS_CLUSTER"), env.get("ETCDOPS_STATE")) == (cluster, str(state_dir)) and not gone:
-            found.append(process)
-    return found
-
-
 def test_says_what_a_person_needs(up: Up) -> None:
-    """stdout names the members with their URLs, processes and data, and has the export and the curl line."""
+    """stdout names members, their URLs, what they run as and where their data is; the export and curl lines follow."""
     (_, out, err), record = up.first, up.line.store.load("lab")
+    assert record.runtime == up.line.runtime
     assert list(record.spec.names) == NAMES[:3]
     members, rest = out.split("\n\n")
     assert len(members.splitlines()) == 3
     for line, member in zip(members.splitlines(), record.members, strict=True):
         assert line.split()[:2] == [member.name, member.client_url]
-        assert f"process {member.ref.partition(':')[0]}," in line
+        assert f"{shown(up.line.cluster(), member.name)}," in line
         assert member.data.place in line
-        assert Path(member.data.place, "member").is_dir()
+        assert has_data(record, member.name)
     urls = ",".join(member.client_url for member in record.members)
     assert rest.splitlines()[0] == f"export ETCDCTL_ENDPOINTS={urls}"
     assert rest.splitlines()[1].startswith("curl ")
@@ -103,8 +89,8 @@ def test_says_what_a_person_needs(up: Up) -> None:
 @pytest.mark.parametrize("program", ["etcdops", "invoke"])
 def test_export_line_works_when_evaluated(lab: CommandLine, program: str) -> None:
     """`eval "$(up-env | grep export)"`, and a bare etcdctl reaches all members."""
-    binary = lab.store.load("lab").binary
-    done = _shell(lab, f'eval "$({program} up-env | grep export)"; etcdctl endpoint health --cluster -w json', binary)
+    beside = os.path.dirname(etcdctl(lab.store.load("lab")))
+    done = _shell(lab, f'eval "$({program} up-env | grep export)"; etcdctl endpoint health --cluster -w json', beside)
     assert done.returncode == 0, done.stderr
     assert [each["health"] for each in json.loads(done.stdout)] == [True] * 3
 
@@ -124,14 +110,14 @@ def test_curl_line_works_when_pasted(up: Up, lab: CommandLine) -> None:
 
 @pytest.mark.parametrize("program", ["etcdops", "invoke"])
 def test_again_changes_nothing_and_says_so(up: Up, lab: CommandLine, program: str) -> None:
-    """On a running cluster: the same processes and revision, the record untouched, and a word that it was so."""
+    """On a running cluster: the same members and revision, the record untouched, and a word that it was so."""
     record = lab.store.cluster_dir("lab") / "cluster.json"
-    before = (_pids(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino)
+    before = (_lives(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino)
     again = lab("up-env", program=program)
     assert again.code == 0, again.err
     assert "lab was up already: nothing was changed" in again.err
     assert again.out == up.first.out
-    assert (_pids(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino) == before
+    assert (_lives(lab), _revision(lab), record.stat().st_mtime_ns, record.stat().st_ino) == before
 
 
 def test_json_is_one_document(lab: CommandLine) -> None:
@@ -146,15 +132,15 @@ def test_json_is_one_document(lab: CommandLine) -> None:
 def test_members_that_are_gone_or_frozen_are_brought_back(lab: CommandLine) -> None:
     """A killed member is started, a frozen one goes on, the third is left alone, and the output says which."""
     assert lab("ctl", "--", "put", "kept", "through all").code == 0
-    cluster = Cluster.attach("lab", store=lab.store)
-    before = _pids(lab)
+    cluster = lab.cluster()
+    before = _lives(lab)
     cluster.member("ironman").kill()
     cluster.member("thor").pause()
     ended = lab("up-env")
     assert ended.code == 0, ended.err
     assert "brought back ironman, thor" in ended.err
     assert [m.state() for m in cluster.members] == ["running"] * 3
-    after = _pids(lab)
+    after = _lives(lab)
     assert (after[0] != before[0], after[1:]) == (True, before[1:])
     assert lab("status").code == 0
     assert lab("ctl", "--", "get", "kept", "--print-value-only").out == "through all\n"
@@ -163,8 +149,8 @@ def test_members_that_are_gone_or_frozen_are_brought_back(lab: CommandLine) -> N
 def test_all_members_killed_by_hand(lab: CommandLine) -> None:
     """With every member killed by someone else, up-env finds that out, starts them, and the keys are there."""
     assert lab("ctl", "--", "put", "kept", "once more").code == 0
-    for ref in _pids(lab):
-        os.kill(int(ref.partition(":")[0]), signal.SIGKILL)
+    for member in lab.store.load("lab").members:
+        act(lab.runtime, member.ref, "kill")
     ended = lab("up-env", program="invoke")
     assert ended.code == 0, ended.err
     assert "brought back ironman, thor, deadpool" in ended.err
@@ -204,7 +190,7 @@ def test_two_at_the_same_moment(cli: CommandLine) -> None:
     assert said[0][0] == said[1][0]
     assert sum("created and started" in err for _, err in said) == 1
     assert sum("was up already: nothing was changed" in err for _, err in said) == 1
-    assert len(_marked("lab", cli.store.root)) == 1
+    assert len(running(cli.runtime, cli.store.root)) == 1
 
 
 def test_five_members(cli: CommandLine) -> None:
@@ -224,9 +210,14 @@ def test_ports_can_be_pinned(cli: CommandLine) -> None:
     base = next(p for p in range(21000, 29000, 10) if not any(host.port_in_use(p + i) for i in range(2)))
     assert cli("up-env", "--size", "1", "--port", str(base)).code == 0
     member = cli.store.load("lab").members[0]
-    assert (member.client_url, member.peer_url) == (f"http://127.0.0.1:{base}", f"http://127.0.0.1:{base + 1}")
+    assert member.client_url == f"http://127.0.0.1:{base}"
+    if cli.runtime == "process":  # peers of containers meet on a network of their own
+        assert member.peer_url == f"http://127.0.0.1:{base + 1}"
+    assert cli("down-env").code == 0
+    assert cli("up-env").code == 0
     again = cli("up-env", "--port", str(base))
     assert (again.code, "nothing was changed" in again.err) == (0, True)
+    assert cli("ctl", "--", "get", "k", "--endpoints", f"http://127.0.0.1:{base}").code == 0
 
 
 def test_configuration_speaks_for_new_clusters(cli: CommandLine) -> None:
@@ -257,6 +248,7 @@ def test_on_a_terminal(cli: CommandLine) -> None:
     assert cli("up-env", stdin=None).code == 0
 
 
+@pytest.mark.runtime("process")  # no limit of a shell's reaches a container; see test_cluster.py for both runtimes
 def test_etcd_that_dies_at_start_leaves_nothing(cli: CommandLine) -> None:
     """Members that die at once: exit 1 with the log lines that matter; no directory and no process is left."""
     # Too little for the write-ahead log, and enough for all that etcdops writes.
@@ -269,7 +261,7 @@ def test_etcd_that_dies_at_start_leaves_nothing(cli: CommandLine) -> None:
     assert lines
     assert "file" in " ".join(lines).lower(), ended.stderr
     assert not (cli.store.root / "clusters" / "lab").exists()
-    assert _marked("lab", cli.store.root) == []
+    assert left(cli.runtime, cli.store.root) == []
     assert cli("status").code == 3
 
 
@@ -278,41 +270,74 @@ def test_one_member_that_cannot_start_again(cli: CommandLine) -> None:
     assert cli("up-env").code == 0
     assert cli("ctl", "--", "put", "k", "v").code == 0
     assert cli("down-env").code == 0
-    wal = next(Path(cli.store.load("lab").member("thor").data.place, "member", "wal").glob("0*.wal"))
-    content = wal.read_bytes()
-    wal.write_bytes(b"\xff" * 4096 + content[4096:])
+    _spoil(cli, "thor")
     ended = cli("up-env")
     assert ended.code == 1, ended.err
     assert "member thor died:" in ended.err
     assert "panic: " in ended.err or '"level":"fatal"' in ended.err, ended.err
     assert "stacktrace" not in ended.err
-    assert "thor.log" in ended.err
-    assert _marked("lab", cli.store.root) == []
-    wal.write_bytes(content)
+    assert ("thor.log" if cli.runtime == "process" else "`logs --member thor`") in ended.err
+    assert running(cli.runtime, cli.store.root) == []
+    assert '"level"' in cli("logs", "--member", "thor").out
+    _repair(cli, "thor")
     assert cli("up-env").code == 0
     assert cli("ctl", "--", "get", "k", "--print-value-only").out == "v\n"
+
+
+def _wal(line: CommandLine, member: str) -> Path:
+    """Where a stopped member's write-ahead log can be written: for a container, in a copy."""
+    recorded = line.store.load("lab").member(member)
+    data = Path(recorded.data.place)
+    if line.runtime == "compose":
+        data = line.cwd / member
+        if not data.exists():
+            docker("cp", f"{recorded.ref}:/var/lib/etcd/data", str(data))
+    return next((data / "member" / "wal").glob("0*.wal"))
+
+
+def _write_back(line: CommandLine, member: str) -> None:
+    if line.runtime == "compose":
+        wal = _wal(line, member)
+        ref = line.store.load("lab").member(member).ref
+        put_file(ref, f"/var/lib/etcd/data/member/wal/{wal.name}", wal.read_bytes())
+
+
+def _spoil(line: CommandLine, member: str) -> None:
+    """Overwrite the beginning of a stopped member's write-ahead log."""
+    wal = _wal(line, member)
+    content = wal.read_bytes()
+    (line.cwd / "good.wal").write_bytes(content)
+    with wal.open("r+b") as file:
+        file.write(b"\xff" * 4096)
+    _write_back(line, member)
+
+
+def _repair(line: CommandLine, member: str) -> None:
+    with _wal(line, member).open("r+b") as file:
+        file.write((line.cwd / "good.wal").read_bytes())
+    _write_back(line, member)
 
 
 def test_start_that_takes_too_long(cli: CommandLine, wait_until: Wait) -> None:
     """When no write is acknowledged in time: exit 6, with the last thing seen, and nothing is left of a new cluster."""
     process = cli.start("up-env", "--timeout", "3")
-    wait_until(lambda: len(_marked("lab", cli.store.root)) == 3, what="three members")
-    for member in _marked("lab", cli.store.root)[:2]:
-        member.suspend()
+    wait_until(lambda: len(running(cli.runtime, cli.store.root)) == 3, what="three members")
+    for member in running(cli.runtime, cli.store.root)[:2]:
+        act(cli.runtime, member.ref, "pause")
     _, err = process.communicate(timeout=60)
     if process.returncode == 0:
         pytest.skip("the cluster was up before its members could be frozen")
     assert process.returncode == 6, err
     assert "no write was acknowledged within 3 s; last: " in err
     assert not (cli.store.root / "clusters" / "lab").exists()
-    assert _marked("lab", cli.store.root) == []
+    assert left(cli.runtime, cli.store.root) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_while_starting(cli: CommandLine, wait_until: Wait, signum: int) -> None:
     """A signal during the first start: its exit code, and nothing of the new cluster is left."""
     process = cli.start("up-env")
-    wait_until(lambda: _marked("lab", cli.store.root), what="a member")
+    wait_until(lambda: left(cli.runtime, cli.store.root), what="something of the cluster")
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert "Traceback" not in err
@@ -320,4 +345,4 @@ def test_interrupted_while_starting(cli: CommandLine, wait_until: Wait, signum: 
         pytest.skip("the cluster was up before the signal arrived")
     assert process.returncode == 128 + signum, err
     assert not (cli.store.root / "clusters" / "lab").exists()
-    assert _marked("lab", cli.store.root) == []
+    assert left(cli.runtime, cli.store.root) == []

@@ -404,7 +404,7 @@ def test_no_prediction_without_a_quorum(voters: int) -> None:
 def test_no_prediction_for_another_way() -> None:
     """A way without a model is refused by name."""
     with pytest.raises(SpecError, match="'partition'"):
-        predict(Timing(), 3, "partition")  # type: ignore[arg-type]
+        predict(Timing(), 3, "partition")
 
 
 def _mean_ticks(ticks: int, followers: int) -> Fraction:
