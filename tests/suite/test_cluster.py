@@ -159,18 +159,21 @@ def test_nothing_is_written_by_looking(etcd_cluster: Cluster) -> None:
     assert _stamps(etcd_cluster) == before
 
 
-def test_nobody_leads_until_another_is_elected(etcd_cluster: Cluster, wait_until: Wait) -> None:
+def test_nobody_leads_until_another_is_elected(etcd_cluster_runtime: str, store: Store, wait_until: Wait) -> None:
     """A killed leader, whom the others still name for a while, is not given; then another is, at a higher term."""
-    first = etcd_cluster.leader()
-    term = etcd_cluster.status().term
-    first.kill()
-    with pytest.raises(NoLeader, match=f"no member of {etcd_cluster.name} leads: 2 answered") as caught:
-        etcd_cluster.leader()
-    assert caught.value.exit_code == 5
-    assert _first_leader(etcd_cluster, wait_until) != first.name
-    assert etcd_cluster.status().term > term
-    first.start()
-    assert etcd_cluster.status().verdict == "healthy"
+    # Elections that take long enough to be looked at, however slow the machine is.
+    spec = ClusterSpec.of_size("slow", timing=Timing(500, 5000))
+    with Cluster.create(spec, runtime=etcd_cluster_runtime, store=store, temporary=True) as cluster:
+        first = cluster.leader()
+        term = cluster.status().term
+        first.kill()
+        with pytest.raises(NoLeader, match="no member of slow leads: 2 answered") as caught:
+            cluster.leader()
+        assert caught.value.exit_code == 5
+        assert _first_leader(cluster, wait_until) != first.name
+        assert cluster.status().term > term
+        first.start()
+        assert cluster.status().verdict == "healthy"
 
 
 def test_a_leader_that_woke_up_does_not_count(etcd_cluster: Cluster, wait_until: Wait) -> None:

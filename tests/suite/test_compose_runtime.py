@@ -170,9 +170,9 @@ def test_a_port_that_somebody_took_is_given_up(line: CommandLine, lab: Cluster) 
 
 def test_a_pinned_port_that_somebody_took_is_refused(tmp_path: Path, lab: Cluster) -> None:
     """A port from --port is the member's for good: up-env names it and ends with exit 3, and nobody was started."""
-    base = next(p for p in free_ports(LocalHost(), 50, ()) if not any(map(LocalHost().port_in_use, range(p, p + 6))))
+    base = next(p for p in free_ports(LocalHost(), 50, ()) if not any(map(LocalHost().port_in_use, range(p, p + 4))))
     with place(tmp_path / "pinned", "compose") as line:
-        assert line("up-env", "--port", str(base)).code == 0
+        assert line("up-env", "--port", str(base), "--size", "2").code == 0
         assert line("down-env").code == 0
         with socket.socket() as thief:
             thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -183,7 +183,7 @@ def test_a_pinned_port_that_somebody_took_is_refused(tmp_path: Path, lab: Cluste
         assert "nothing was started" in ended.err
         assert {member.state() for member in line.cluster().members} == {"stopped"}
         assert line("up-env").code == 0
-        assert [url.rpartition(":")[2] for url in line.cluster().endpoints] == [str(base + 2 * i) for i in range(3)]
+        assert [url.rpartition(":")[2] for url in line.cluster().endpoints] == [str(base), str(base + 2)]
 
 
 # -- the containers themselves
