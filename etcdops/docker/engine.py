@@ -14,10 +14,13 @@ from etcdops.docker.problems import explain
 from etcdops.errors import CommandMissing, EtcdopsError, RuntimeUnavailable
 from etcdops.hosts import Completed, Host, LocalHost
 
-__all__ = ["LABEL", "Container", "Engine"]
+__all__ = ["ALIVE", "LABEL", "Container", "Engine"]
 
 #: What our labels begin with.
 LABEL = "io.etcdops."
+
+#: Docker's words for a container that has a process.
+ALIVE = ("running", "paused", "restarting")
 
 #: The oldest API that this is tested with: that of Docker 20.10.
 _OLDEST_API = (1, 41)

@@ -8,7 +8,6 @@ both, and a member that is cut off would come back over the other.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -17,12 +16,12 @@ from typing import ClassVar
 
 import msgspec
 
-from etcdops.docker import compose
-from etcdops.docker.compose import ComposeFile, Service, project_of
-from etcdops.docker.engine import Container, Engine
+from etcdops.docker import compose, leftovers
+from etcdops.docker.compose import ComposeFile, project_of
+from etcdops.docker.engine import ALIVE, Container, Engine
 from etcdops.docker.logs import ContainerLogs
+from etcdops.docker.services import TLS_FILES, published_port, services_of
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
-from etcdops.etcd_flags import etcd_flags
 from etcdops.ports import free_ports, refuse_taken
 from etcdops.runtimes.base import Leftover, MemberState, Prepared
 from etcdops.spec import ClusterSpec
@@ -30,15 +29,7 @@ from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
 __all__ = ["RUNTIME", "ComposeRuntime", "for_record", "why_not"]
 
-#: Where a member's volume is mounted, its data directory in it, and where the TLS files are that it is given.
-_MOUNT = "/var/lib/etcd"
-_DATA = f"{_MOUNT}/data"
-_TLS = "/etc/etcd-tls"
-
 _CLIENT = "client"
-
-#: Docker's words for a container that has a process.
-_ALIVE = ("running", "paused", "restarting")
 
 _NETWORK_GONE = re.compile(r"network \S+ not found")
 
@@ -113,7 +104,7 @@ class ComposeRuntime:
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their published port, with that port."""
-        ports = {name: _port(record.member(name)) for name in names}
+        ports = {name: published_port(record.member(name)) for name in names}
         return {name: port for name, port in ports.items() if self.engine.host.port_in_use(port)}
 
     def move_ports(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
@@ -128,7 +119,7 @@ class ComposeRuntime:
                     f"cannot start {name}: something else listens on port {pinned}, which was pinned with --port",
                     remedy=f"Find it with `ss -ltnp 'sport = :{pinned}'` and end it; nothing was started.",
                 )
-        taken = {_port(member) for member in record.members}
+        taken = {published_port(member) for member in record.members}
         fresh = free_ports(self.engine.host, len(names), taken)
         found = self._containers(record)
         self.engine.remove([found[name].id for name in names if name in found])
@@ -151,7 +142,7 @@ class ComposeRuntime:
         if absent:
             compose.create(self.engine, self._file(record), absent)
             found = self._containers(record)
-        idle = [found[name] for name in (*names, _CLIENT) if found[name].state not in _ALIVE]
+        idle = [found[name] for name in (*names, _CLIENT) if found[name].state not in ALIVE]
         for container in idle:
             if record.spec.tls and container.member and container.state == "created":
                 self._give_tls(record, container)
@@ -189,8 +180,7 @@ class ComposeRuntime:
             # The name may have gone over to another image since the cluster was created.
             now = self.engine.try_run("image", "inspect", "--format", "{{.Id}}", image).stdout.decode().strip()
             image = image if now == record.image_id else record.image_id
-        services = [Service(m.name, _port(m), m.data.place, _flags(record, m), _health(record)) for m in record.members]
-        return ComposeFile(record, image, services)
+        return ComposeFile(record, image, services_of(record))
 
     def _give_tls(self, record: ClusterRecord, container: Container) -> None:
         from etcdops.docker.files import archive
@@ -198,7 +188,7 @@ class ComposeRuntime:
         spec, tls = record.spec, record.spec.tls
         assert tls
         own = spec.member(container.member)
-        files = {f"{_TLS}/ca.pem": tls.ca, f"{_TLS}/cert.pem": own.cert, f"{_TLS}/key.pem": own.key}
+        files = dict(zip(TLS_FILES, (tls.ca, own.cert, own.key), strict=True))
         user = self.engine.run("inspect", "--format", "{{.Config.User}}", container.id).strip()
         self.engine.run("cp", "-", f"{container.id}:/", stdin=archive(files, user))
 
@@ -269,7 +259,7 @@ class ComposeRuntime:
         return {member.name: self._seen(record, found.get(member.name)) for member in record.members}
 
     def _seen(self, record: ClusterRecord, container: Container | None) -> MemberState:
-        if container is None or container.state not in _ALIVE:
+        if container is None or container.state not in ALIVE:
             return "stopped"
         if container.state == "paused":
             return "paused"
@@ -328,7 +318,7 @@ class ComposeRuntime:
         """Connect what is off a network, and bring the client back; gives what was done."""
         found = self._containers(record)
         off = [each for each in found.values() if each.state == "running" and "peer" in self._lacking(record, each)]
-        there = [each for each in found.values() if each.member and each.state in _ALIVE]
+        there = [each for each in found.values() if each.member and each.state in ALIVE]
         done = dict.fromkeys(self._connect(record, found.values()), "was cut off and is connected again")
         if len(off) > 1 or (off and len(there) < len(record.members)):
             # One member that all others miss gets its address back. Of several, each may get another's, and it takes
@@ -405,52 +395,11 @@ class ComposeRuntime:
 
     def leftovers(self) -> Iterator[Leftover]:
         """Give every container, network and volume of this user's clusters; nothing where no engine answers."""
-        mine = {"cluster_id": "", "uid": str(os.getuid())}
-        try:
-            for container in self.engine.containers(**mine):
-                runs = container.state in _ALIVE
-                what = f"member {container.member}" if container.member else "client"
-                described = f"the {'running ' if runs else ''}{what} (container {container.id[:12]})"
-                yield _leftover(container.labels, f"container {container.id}", described, runs)
-            for kind in ("network", "volume"):
-                for name, labels in self.engine.labelled(kind, **mine):
-                    yield _leftover(labels, f"{kind} {name}", f"the {kind} {name}", False)
-        except RuntimeUnavailable:
-            return
+        return leftovers.find(self.engine)
 
     def end_leftover(self, leftover: Leftover) -> None:
         """Remove it, whatever its state."""
-        kind, _, name = leftover.ref.partition(" ")
-        if kind == "container":
-            self.engine.remove([name])
-        else:
-            self.engine.run(kind, "rm", name)
-
-
-def _leftover(labels: dict[str, str], ref: str, described: str, runs: bool) -> Leftover:
-    said = {name: labels.get(name, "") for name in ("cluster", "cluster-id", "member", "state-dir")}
-    return Leftover(said["cluster"] or "?", said["cluster-id"], said["member"], said["state-dir"], ref, described, runs)
-
-
-def _flags(record: ClusterRecord, member: MemberRecord) -> list[str]:
-    """Give etcd's flags for a member in a container."""
-    scheme = "https" if record.spec.tls else "http"
-    return etcd_flags(
-        record,
-        member,
-        data=_DATA,
-        listen_client=f"{scheme}://0.0.0.0:2379",
-        listen_peer=f"{scheme}://0.0.0.0:2380",
-        tls=(f"{_TLS}/ca.pem", f"{_TLS}/cert.pem", f"{_TLS}/key.pem"),
-    )
-
-
-def _health(record: ClusterRecord) -> list[str]:
-    check = ["CMD", "etcdctl"]
-    if record.spec.tls:
-        check += ["--endpoints=https://127.0.0.1:2379", f"--cacert={_TLS}/ca.pem", f"--cert={_TLS}/cert.pem"]
-        check += [f"--key={_TLS}/key.pem"]
-    return [*check, "endpoint", "health"]
+        leftovers.remove(self.engine, leftover)
 
 
 def _networks_of(container: Container) -> tuple[str, ...]:
@@ -459,10 +408,6 @@ def _networks_of(container: Container) -> tuple[str, ...]:
 
 def _network(record: ClusterRecord, name: str) -> str:
     return f"{project_of(record.spec.name, record.id)}_{name}"
-
-
-def _port(member: MemberRecord) -> int:
-    return int(member.client_url.rpartition(":")[2])
 
 
 def for_record(record: ClusterRecord) -> ComposeRuntime:
