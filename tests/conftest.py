@@ -63,6 +63,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("etcd_cluster_runtime", names, indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what the marker of a single parameter (`pytest.param(…, marks=…)`) rules out."""
+    items[:] = [item for item in items if _wanted(item)]
+
+
+def _wanted(item: pytest.Item) -> bool:
+    callspec, marker = getattr(item, "callspec", None), item.get_closest_marker("runtime")
+    name = callspec.params.get("etcd_cluster_runtime") if callspec else None
+    return name is None or marker is None or name in marker.args
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees this machine's configuration, caches, clusters or proxies, or goes beyond loopback.

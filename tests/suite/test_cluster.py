@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -33,10 +33,32 @@ from tests.suite.members import etcdctl, has_data, left, life
 Wait = Callable[..., None]
 
 
-@pytest.fixture
-def etcd_cluster_spec() -> ClusterSpec:
+def _spec() -> ClusterSpec:
     """Three members that elect twice as fast as by default."""
     return ClusterSpec.of_size("test", timing=Timing(50, 500))
+
+
+@pytest.fixture(scope="module")
+def shared(etcd_cluster_runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that these tests share."""
+    store = Store(tmp_path_factory.mktemp("shared"))
+    with Cluster.create(_spec(), runtime=etcd_cluster_runtime, store=store, temporary=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def etcd_cluster(shared: Cluster) -> Cluster:
+    """The shared cluster, up and without keys whatever became of it before."""
+    shared.up()
+    shared.client().delete_prefix("")
+    return shared
+
+
+@pytest.fixture
+def own_cluster(etcd_cluster_runtime: str, store: Store) -> Iterator[Cluster]:
+    """A cluster of the test's own, for what `up` does not put right."""
+    with Cluster.create(_spec(), runtime=etcd_cluster_runtime, store=store, temporary=True) as cluster:
+        yield cluster
 
 
 def _stamps(cluster: Cluster) -> tuple[float, int]:
@@ -202,39 +224,39 @@ def test_an_unhealed_run_is_a_warning(etcd_cluster: Cluster) -> None:
     assert list(etcd_cluster.client().get_prefix("etcdops/")) == []
 
 
-def test_alarms_are_seen(etcd_cluster: Cluster) -> None:
+def test_alarms_are_seen(own_cluster: Cluster) -> None:
     """An alarm is shown with the member that raised it, with a warning of what it means, until it is disarmed."""
-    thor = int(etcd_cluster.status().member("thor").id, 16)
-    client = etcd_cluster.client()
+    thor = int(own_cluster.status().member("thor").id, 16)
+    client = own_cluster.client()
     client.create_alarm(thor)
-    status = etcd_cluster.status()
+    status = own_cluster.status()
     assert {m.name: m.alarms for m in status.members} == {"ironman": (), "thor": ("NOSPACE",), "deadpool": ()}
     assert {m.errors for m in status.members} == {()}
     [finding] = [w for w in status.warnings if w.code.startswith("alarm")]
     assert finding.code == "alarm-nospace"
     assert finding.message.startswith("thor has raised NOSPACE: no write is accepted")
     client.disarm(thor, "NOSPACE")
-    assert etcd_cluster.status().member("thor").alarms == ()
+    assert own_cluster.status().member("thor").alarms == ()
     client.create_alarm()  # of no member
-    assert {m.alarms for m in etcd_cluster.status().members} == {("NOSPACE",)}
+    assert {m.alarms for m in own_cluster.status().members} == {("NOSPACE",)}
 
 
-def test_authentication_is_no_breakdown(etcd_cluster: Cluster) -> None:
+def test_authentication_is_no_breakdown(own_cluster: Cluster) -> None:
     """With etcd's authentication on, members that serve are healthy, and up and down work; without quorum they do not.
 
     etcd refuses calls of nobody only after it has reached a quorum for them, so even its refusal shows that it serves.
     """
-    ctl = [etcdctl(etcd_cluster.record), "--endpoints", etcd_cluster.endpoints[0]]
+    ctl = [etcdctl(own_cluster.record), "--endpoints", own_cluster.endpoints[0]]
     for words in (["user", "add", "root:pw"], ["user", "grant-role", "root", "root"], ["auth", "enable"]):
         subprocess.run([*ctl, *words], check=True, capture_output=True, timeout=30)
-    status = etcd_cluster.status()
+    status = own_cluster.status()
     assert status.verdict == "healthy"
     assert [w.code for w in status.warnings if w.code == "auth"] == ["auth"]
-    etcd_cluster.down()
-    assert len(etcd_cluster.up(timeout_s=20)) == 3
+    own_cluster.down()
+    assert len(own_cluster.up(timeout_s=20)) == 3
     for name in ("ironman", "thor"):
-        etcd_cluster.member(name).kill()
-    assert etcd_cluster.status().verdict == "no-quorum"
+        own_cluster.member(name).kill()
+    assert own_cluster.status().verdict == "no-quorum"
 
 
 # -- the client
@@ -417,32 +439,32 @@ def test_members_are_changed_under_the_lock(etcd_cluster: Cluster, wait_until: W
 # -- the end
 
 
-def test_purge_removes_what_it_names(etcd_cluster: Cluster) -> None:
+def test_purge_removes_what_it_names(own_cluster: Cluster) -> None:
     """What is deleted is named first; afterwards nothing is left, and the name is free for another."""
-    store, name, old = etcd_cluster.store, etcd_cluster.name, etcd_cluster.record
-    contents = etcd_cluster.contents()
+    store, name, old = own_cluster.store, own_cluster.name, own_cluster.record
+    contents = own_cluster.contents()
     for member in old.members:
         assert has_data(old, member.name)
         assert any(line.startswith(f"{member.name}: ") and member.data.place in line for line in contents)
     assert str(store.cluster_dir(name)) in contents[-1]
-    etcd_cluster.purge()
+    own_cluster.purge()
     assert store.names() == []
     assert not store.cluster_dir(name).exists()
-    assert set(etcd_cluster.runtime.states(old).values()) == {"stopped"}
+    assert set(own_cluster.runtime.states(old).values()) == {"stopped"}
     assert left(old.runtime, store.root) == []
     assert not any(has_data(old, member.name) for member in old.members)
-    thor = etcd_cluster.member("thor")
-    for act in (etcd_cluster.purge, etcd_cluster.up, etcd_cluster.down, thor.start, thor.stop, thor.kill):
+    thor = own_cluster.member("thor")
+    for act in (own_cluster.purge, own_cluster.up, own_cluster.down, thor.start, thor.stop, thor.kill):
         with pytest.raises(ClusterNotFound, match=f"{name}.* has been deleted"):
             act()
     assert not store.cluster_dir(name).exists()
-    assert name in repr(etcd_cluster)
-    other = Cluster.create(ClusterSpec.of_size(name, 1), runtime=etcd_cluster.runtime, store=store)
-    for act in (etcd_cluster.purge, etcd_cluster.up):
+    assert name in repr(own_cluster)
+    other = Cluster.create(ClusterSpec.of_size(name, 1), runtime=own_cluster.runtime, store=store)
+    for act in (own_cluster.purge, own_cluster.up):
         with pytest.raises(ClusterNotFound, match=f"was deleted, and another has its name \\({other.record.id}\\)"):
             act()
     with pytest.raises(ClusterNotFound, match="another has its name"):
-        _ = etcd_cluster.record
+        _ = own_cluster.record
     assert store.load(name) == other.record
     other.purge()
 
@@ -519,7 +541,17 @@ class _Boom(Exception):
     pass
 
 
-@pytest.mark.parametrize("ends", ["well", "error", "interrupt", "purged", "record lost", "record damaged", "frozen"])
+#: Of the ways in which Python leaves a block, one is enough for each further runtime.
+on_processes = pytest.mark.runtime("process")
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        *("well", "record lost", "frozen"),
+        *(pytest.param(way, marks=on_processes) for way in ("error", "interrupt", "purged", "record damaged")),
+    ],
+)
 def test_a_temporary_cluster_is_gone_however_its_block_ends(etcd_cluster_runtime: str, ends: str) -> None:
     """After the block nothing runs and no file is left, whatever happened inside to it or to its record."""
     error = {"error": _Boom, "interrupt": KeyboardInterrupt}.get(ends)

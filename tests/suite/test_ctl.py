@@ -1,4 +1,8 @@
-"""`ctl`: etcdctl with the cluster's endpoints, as if nothing stood between it and the caller."""
+"""`ctl`: etcdctl with the cluster's endpoints, as if nothing stood between it and the caller.
+
+It becomes an etcdctl of this machine, so that what it passes on has nothing to do with how members run; a few tests run
+with each runtime all the same. Where there is no etcdctl here: test_ctl_in_container.py.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,15 @@ from typing import Any
 
 import pytest
 
-from etcdops import etcdctl
+from etcdops import etcdctl, runtimes
 from tests.conftest import CommandLine, place
 from tests.suite.members import etcdctl as etcdctl_of
 from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
+
+pytestmark = pytest.mark.runtime("process")
+with_each_runtime = pytest.mark.runtime(*runtimes.names())
 
 PROGRAMS = ["etcdops", "invoke"]
 NASTY = "a  b \"c\" 'd' $(date) `date` $HOME * ~ \\ \\n ; | & > /dev/null --endpoints=x -- é\nsecond line\t"
@@ -64,6 +71,7 @@ def _is_etcdctl(pid: int) -> bool:
     return os.path.basename(os.readlink(f"/proc/{pid}/exe")) == "etcdctl"
 
 
+@with_each_runtime
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_arguments_reach_etcdctl_as_they_are(lab: CommandLine, program: str) -> None:
     """Spaces, quotes, newlines, `$(date)` and what looks like flags are stored literally; no shell sees them."""
@@ -87,6 +95,7 @@ def test_empty_and_undecodable_arguments(lab: CommandLine) -> None:
     assert raw.stdout == b"\xff\xfe\n"
 
 
+@with_each_runtime
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_stdin_reaches_etcdctl(lab: CommandLine, program: str) -> None:
     """`echo v | ctl -- put k` stores what is piped in."""
@@ -128,6 +137,7 @@ def test_exit_code_passes_through_invoke(lab: CommandLine) -> None:
     assert lab("ctl", "--", "get", program="invoke").code == 128
 
 
+@with_each_runtime
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_process_becomes_etcdctl(lab: CommandLine, wait_until: Wait, program: str) -> None:
     """The process that was started is etcdctl, with the signal dispositions and the environment that it should have.
@@ -234,6 +244,7 @@ def test_value_that_looks_like_a_flag_is_no_flag(lab: CommandLine) -> None:
     assert _get(lab, "flaglike") == "--endpoints\n"
 
 
+@with_each_runtime
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_proxies_of_the_environment_are_harmless(lab: CommandLine, program: str) -> None:
     """Proxy variables that point nowhere change nothing for ctl, status and up-env."""
@@ -314,6 +325,7 @@ def test_no_cluster_is_exit_3_with_the_command_to_type(tmp_path: Path, program: 
     assert not (tmp_path / ".etcdops").exists()
 
 
+@with_each_runtime
 def test_cluster_that_is_down_is_offered_on_a_terminal(cli: CommandLine) -> None:
     """On a terminal a cluster is offered, as in the original: "n" is exit 3, "y" starts it and runs the command."""
     with Terminal(cli, "ctl", "--", "put", "k", "v", program="invoke") as terminal:

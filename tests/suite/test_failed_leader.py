@@ -26,6 +26,9 @@ from tests.conftest import CommandLine, assert_passed
 
 Wait = Callable[..., None]
 
+#: What varies in etcdops alone varies with one runtime.
+on_processes = pytest.mark.runtime("process")
+
 
 @pytest.mark.parametrize("how", ["kill", "freeze", "stop", "isolate"])
 def test_leader_taken_away_in_each_way(etcd_cluster: Cluster, how: str) -> None:
@@ -105,6 +108,7 @@ def test_brings_the_environment_up_and_leaves_it_up(cli: CommandLine) -> None:
     assert verdict["writes"]["lost"] == 0
 
 
+@on_processes
 def test_json_of_one_run_and_of_several(cli: CommandLine) -> None:
     """`-o json` is verdict.json; with --repeat it is the runs and their distribution, a folder each."""
     ended = cli("failed-leader", "--how", "stop", "--rate", "20", "--repeat", "2", "--seed", "5", "-o", "json")
@@ -137,6 +141,7 @@ def test_each_step_shows_the_command_a_person_would_have_typed(cli: CommandLine)
     assert ended.out.startswith("failed-leader (kill ")
 
 
+@on_processes
 def test_pause_waits_for_a_key_between_steps(cli: CommandLine) -> None:
     """With --pause on a terminal, each step but the first waits for a key."""
     assert cli("up-env").code == 0
@@ -177,7 +182,10 @@ def _until_injected(cli: CommandLine, process: subprocess.Popen[str], wait_until
     return cluster
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=on_processes), pytest.param(signal.SIGHUP, marks=on_processes)],
+)
 def test_signals_heal_and_exit_with_their_number(cli: CommandLine, wait_until: Wait, signum: int) -> None:
     """A signal while the leader is frozen: it goes on again, the keys are gone, and the exit code is 128 + signal."""
     assert cli("up-env").code == 0
@@ -207,7 +215,10 @@ def test_second_signal_says_how_long_healing_needs(cli: CommandLine, wait_until:
     assert _frozen_or_gone(cluster) == []
 
 
-@pytest.mark.parametrize("healer", ["heal", "up-env", "failed-leader"])
+@pytest.mark.parametrize(
+    "healer",
+    ["heal", pytest.param("up-env", marks=on_processes), pytest.param("failed-leader", marks=on_processes)],
+)
 def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_until: Wait, healer: str) -> None:
     """After kill -9 of the drill: traffic ends by itself, every task says that a dead run is unhealed, it is healed."""
     assert cli("up-env").code == 0

@@ -270,6 +270,7 @@ def test_data_without_a_record(cli: CommandLine) -> None:
     assert not Path(directory).exists()
 
 
+@pytest.mark.runtime("process")  # about lists of clusters, whatever they are made of
 def test_nothing_to_list_and_nothing_to_prune(cli: CommandLine) -> None:
     """Where there is nothing, both say so and exit 0; JSON stays a document. Stray files are passed over."""
     clusters = cli.store.root / "clusters"

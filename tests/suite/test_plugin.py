@@ -1,4 +1,8 @@
-"""The pytest fixture that ships with the package, as a user's own tests use it. Each runs a pytest of its own."""
+"""The pytest fixture that ships with the package, as a user's own tests use it. Each runs a pytest of its own.
+
+It is a temporary cluster in a fixture: what becomes of such a one, test_cluster.py tests with each runtime. Here each
+has a part where the fixture, or pytest itself, might make a difference.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.suite.members import below, remove
+
+on_processes = pytest.mark.runtime("process")
 
 #: Which runtime, as a user says it.
 RUNTIME = """
@@ -99,6 +105,7 @@ def test_a_suite_that_does_not_use_it_pays_nothing(pytester: pytest.Pytester) ->
     _run(pytester).assert_outcomes(passed=1)
 
 
+@on_processes
 def test_the_spec_can_be_redefined(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """A fixture of the same name changes what the cluster is, each test having one of its own."""
     pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))
@@ -140,7 +147,7 @@ def test_the_runtime_can_be_redefined(pytester: pytest.Pytester) -> None:
     _run(pytester).assert_outcomes(passed=1)
 
 
-@pytest.mark.runtime("process")  # how long a fixture lives is pytest's affair, whatever is in it
+@on_processes  # how long a fixture lives is pytest's affair, whatever is in it
 @pytest.mark.parametrize(("scope", "clusters"), [("class", 4), ("module", 2), ("session", 1)])
 def test_tests_can_share_one(pytester: pytest.Pytester, etcd_cluster_runtime: str, scope: str, clusters: int) -> None:
     """With a wider scope the tests of a class, module or session see one cluster, and no more of them than that."""
@@ -195,6 +202,7 @@ WAYS_TO_LEAVE_IT = {
 }
 
 
+@on_processes
 def test_it_is_gone_whatever_was_done_to_it(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """After a failing test, and whatever a test did to members or record, the cluster is stopped and deleted."""
     pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))
@@ -205,7 +213,7 @@ def test_it_is_gone_whatever_was_done_to_it(pytester: pytest.Pytester, etcd_clus
     _run(pytester).assert_outcomes(passed=len(ways) - 1, failed=1)
 
 
-@pytest.mark.parametrize("way", ["exit", "interrupt"])
+@pytest.mark.parametrize("way", [pytest.param("exit", marks=on_processes), "interrupt"])
 def test_it_is_gone_when_the_run_is_cut_short(pytester: pytest.Pytester, etcd_cluster_runtime: str, way: str) -> None:
     """Ctrl-C in a test, and pytest.exit, end the cluster too."""
     pytester.makeconftest(QUICK.format(scope="session", runtime=etcd_cluster_runtime))
@@ -264,6 +272,7 @@ def test_what_cannot_be_created_is_an_error_at_setup(pytester: pytest.Pytester) 
     result.stdout.fnmatch_lines(["*etcdops.errors.BinaryError: *"])
 
 
+@on_processes
 def test_no_warnings_are_caused(pytester: pytest.Pytester, etcd_cluster_runtime: str) -> None:
     """In a suite that turns warnings into errors, the fixture is none: nothing is left open or unreaped."""
     pytester.makeconftest(QUICK.format(scope="function", runtime=etcd_cluster_runtime))

@@ -19,6 +19,9 @@ from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
+#: What varies in etcdops alone varies with one runtime.
+on_processes = pytest.mark.runtime("process")
+
 NAMES = ["ironman", "thor", "deadpool", "hulk", "wasp"]
 
 
@@ -220,6 +223,7 @@ def test_ports_can_be_pinned(cli: CommandLine) -> None:
     assert cli("ctl", "--", "get", "k", "--endpoints", f"http://127.0.0.1:{base}").code == 0
 
 
+@on_processes
 def test_configuration_speaks_for_new_clusters(cli: CommandLine) -> None:
     """invoke.yaml and INVOKE_ETCDOPS_… say what a new cluster is, under both programs; flags win over both."""
     (cli.cwd / "invoke.yaml").write_text("etcdops:\n  cluster: from-file\n  size: 1\n  offline: true\n")
@@ -240,6 +244,7 @@ def test_configuration_speaks_for_new_clusters(cli: CommandLine) -> None:
         assert (again.code, "nothing was changed" in again.err) == (0, True), again.err
 
 
+@on_processes
 def test_on_a_terminal(cli: CommandLine) -> None:
     """On a terminal it does the same, and asks nothing."""
     with Terminal(cli, "up-env", "--size", "1") as terminal:
@@ -333,7 +338,10 @@ def test_start_that_takes_too_long(cli: CommandLine, wait_until: Wait) -> None:
     assert left(cli.runtime, cli.store.root) == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGTERM, pytest.param(signal.SIGINT, marks=on_processes), pytest.param(signal.SIGHUP, marks=on_processes)],
+)
 def test_interrupted_while_starting(cli: CommandLine, wait_until: Wait, signum: int) -> None:
     """A signal during the first start: its exit code, and nothing of the new cluster is left."""
     process = cli.start("up-env")
