@@ -116,6 +116,7 @@ def test_prune_names_and_asks(cli: CommandLine) -> None:
     assert not has_data(record, "ironman")
 
 
+@pytest.mark.runtime("process")  # about names and ids, whatever has them
 def test_ambiguous_and_unknown_names_are_refused(tmp_path: Path, etcd_cluster_runtime: str) -> None:
     """A name that two clusters have is refused, and their ids are named; by id, and by directory, one is removed."""
     here = etcd_cluster_runtime
