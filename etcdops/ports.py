@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Collection
 
-from etcdops.errors import Refused
+from etcdops.errors import Refused, SpecError
 from etcdops.hosts import Host
 
 __all__ = ["free_ports", "refuse_taken"]
@@ -43,10 +44,21 @@ def free_ports(host: Host, count: int, but: Collection[int]) -> list[int]:
     return ports
 
 
+def _chosen() -> list[int]:
+    """Give the ports that ETCDOPS_PORTS names ("20000-20999"), for machines that many share; none without it."""
+    text = os.environ.get("ETCDOPS_PORTS", "")
+    first, _, last = text.partition("-")
+    if text and not (first.isdecimal() and last.isdecimal() and 1024 <= int(first) <= int(last) <= 65535):
+        raise SpecError(f"ETCDOPS_PORTS={text} is no range of ports", remedy="Give one such as 20000-20999.")
+    return list(range(int(first), int(last) + 1)) if text else []
+
+
 def _candidates(host: Host) -> list[int]:
     """Give the ports that members may have: outside the range of outgoing connections, while there are enough."""
     limits = host.read(_EPHEMERAL).split()
     low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
+    if chosen := _chosen():
+        return chosen
     for ports in (_PORTS, range(10000, 65536)):
         outside = [port for port in ports if not low <= port <= high]
         if len(outside) >= 1000:

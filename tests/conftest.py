@@ -88,6 +88,10 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("ETCDOPS_OFFLINE", "1")
+    # Tests that run at the same time take their ports from ranges of their own: a stopped member holds none of its.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    first = 20000 + 3000 * (int(worker) % 4)
+    patch.setenv("ETCDOPS_PORTS", f"{first}-{first + 2999}")
     if found.source in ("cache", "PATH"):
         patch.setenv("PATH", f"{found.directory}{os.pathsep}{os.environ['PATH']}")
     # With PYTHONUNBUFFERED, a flush that is missing would not be missed.

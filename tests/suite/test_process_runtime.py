@@ -489,6 +489,7 @@ def test_chosen_ports_are_free_and_stay_free(make: Make) -> None:
 
 def test_the_range_of_outgoing_connections_is_heeded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel's range covers the usual ports, others are chosen; where it covers all, the usual ones."""
+    monkeypatch.delenv("ETCDOPS_PORTS")
     runtime = ProcessRuntime()
     read = runtime.host.read
 

@@ -417,3 +417,15 @@ def test_a_port_whose_connections_are_closing_is_free(host: LocalHost) -> None:
         server.close()
         client.recv(1)
     assert not host.port_in_use(port)
+
+
+def test_ports_are_taken_from_the_range_that_is_named(host: LocalHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ETCDOPS_PORTS names the ports that members may get; what is no range is refused."""
+    from etcdops.errors import SpecError
+    from etcdops.ports import free_ports
+
+    monkeypatch.setenv("ETCDOPS_PORTS", "31000-31009")
+    assert set(free_ports(host, 3, {31000, 31001})) <= set(range(31002, 31010))
+    monkeypatch.setenv("ETCDOPS_PORTS", "31000")
+    with pytest.raises(SpecError, match="ETCDOPS_PORTS=31000 is no range of ports"):
+        free_ports(host, 3, ())
