@@ -176,7 +176,7 @@ def find_reader(version: str, *, beside: str = "") -> Binaries:
         found.insert(0, (told, "given", own))
     for series in (wanted.series, next_minor):
         fitting = [each for each in found if each[0].series == series]
-        for each in sorted(fitting, key=lambda each: is_unsafe(each[0])):
+        for each in sorted(fitting, key=lambda each: each[2] != own and is_unsafe(each[0])):
             return _with_tools(each[2], each[0], each[1])
     raise BinaryError(
         f"there is no etcd here that can start from data of etcd {wanted}: looked for {wanted[0]}.{wanted[1]} and"

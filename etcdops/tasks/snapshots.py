@@ -219,9 +219,9 @@ def prune(
     c: Context,
     cluster: str | None = None,
     keep: str | None = None,
+    output: str | None = None,
     older_than: str | None = None,
     dir: str | None = None,
-    output: str | None = None,
     dry_run: bool = False,
     yes: bool = False,
 ) -> None:

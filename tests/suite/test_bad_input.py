@@ -29,6 +29,7 @@ TASKS = [
     ("logs",),
     ("heal",),
     ("failed-leader",),
+    ("snapshot.save",),
 ]
 
 

@@ -195,6 +195,27 @@ def test_stopped_and_frozen_members_are_passed_over(lab: Cluster) -> None:
     assert said[0] == "there is no quorum: deadpool has what it has applied, and later writes may be missing"
 
 
+def test_learners_are_never_asked(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
+    """Not by themselves, not by name, and not where nobody else answers."""
+    status = lab.status
+
+    def with_learner(**options: Any) -> Any:
+        seen = status(**options)
+        members = tuple(
+            msgspec.structs.replace(each, role="learner") if each.name == "ironman" else each for each in seen.members
+        )
+        return msgspec.structs.replace(seen, members=members)
+
+    monkeypatch.setattr(lab, "status", with_learner)
+    assert _manifest(save_snapshot(lab)).source != "ironman"
+    with pytest.raises(Refused, match="can be taken from ironman: ironman is a learner"):
+        save_snapshot(lab, out / "x", member="ironman")
+    lab.member("thor").kill()
+    lab.member("deadpool").kill()
+    with pytest.raises(Refused, match="ironman is a learner, thor is stopped, deadpool is stopped"):
+        save_snapshot(lab, out / "x")
+
+
 def test_nobody_to_ask(lab: Cluster, out: Path) -> None:
     """Refused, saying how each member is, when none answers; a member that is named must answer, and be one."""
     lab.member("thor").kill()
