@@ -44,11 +44,16 @@ class Pace:
 def heartbeat(progress: Callable[[str], None], doing: str) -> Iterator[None]:
     """Say every two seconds that `doing` goes on, from a thread, while the block waits for it."""
     over = threading.Event()
+    broke: list[Exception] = []
     began = time.monotonic()
 
     def beat() -> None:
         while not over.wait(EVERY_S):
-            progress(f"{doing}: {time.monotonic() - began:.0f} s so far")
+            try:
+                progress(f"{doing}: {time.monotonic() - began:.0f} s so far")
+            except Exception as error:
+                broke.append(error)
+                return
 
     thread = threading.Thread(target=beat, name="etcdops-heartbeat", daemon=True)
     thread.start()
@@ -57,3 +62,5 @@ def heartbeat(progress: Callable[[str], None], doing: str) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    if broke:
+        raise broke[0]

@@ -24,7 +24,7 @@ from etcdops.snapshots.manifest import (
     now,
     write_manifest,
 )
-from etcdops.snapshots.pace import Pace
+from etcdops.snapshots.pace import EVERY_S, Pace
 from etcdops.snapshots.places import PartFile, refuse_place, snapshots_dir, sync_dir, time_stamp
 from etcdops.snapshots.source import Source, auth_refusal, choose_source
 from etcdops.snapshots.trailer import TRAILER_BYTES, Trailer, fits
@@ -59,6 +59,8 @@ def save_snapshot(
     a file of such a name. It is taken from the voter that has applied most, or from `member`; traffic may run, and a
     quorum is not needed. Nothing that exists is overwritten, and there is no file of that name before it is whole, on
     the disk, and its hash right. An interruption leaves nothing. Memory is bounded, whatever the size.
+
+    `progress` is called every two seconds or so, also from another thread.
 
     Raises Refused, before anything is asked for, when the place cannot be used, too little of its disk is free, or no
     member can be asked; SpecError for a `member` that there is not, or a `stall_s` below 1; SnapshotError when nothing
@@ -122,12 +124,15 @@ def _receive(
 
     trailer = Trailer()
     pace = Pace(progress, f"saving from {source.member.name}", source.status.db_size)
+
+    def look(received: int, silent_s: float) -> None:
+        pace(received, note=f"; nothing for {silent_s:.0f} s" if silent_s > EVERY_S else "")
+
     try:
-        with SnapshotStream(source.member.client_url, cluster.record.spec.tls, stall_s=stall_s) as stream:
+        with SnapshotStream(source.member.client_url, cluster.record.spec.tls, stall_s=stall_s, on_look=look) as stream:
             for piece in stream:
-                pace(trailer.size, note="" if piece else f"; nothing for {stream.silent_s:.0f} s")
-                part.write(piece)
                 trailer.feed(piece)
+                part.write(piece)
     except EtcdError as error:
         if refused_by_auth(error):
             raise auth_refusal(cluster) from error

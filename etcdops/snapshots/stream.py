@@ -1,24 +1,19 @@
-"""A member's snapshot as it comes over the wire: read by a thread, so that who writes it down can see it stall."""
+"""A member's snapshot as it comes over the wire, watched by a thread that says how far it is and sees it stall."""
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from etcdops.errors import SnapshotError
+from etcdops.errors import EtcdError, SnapshotError
 
 if TYPE_CHECKING:
     from etcdops.spec import Tls
 
 __all__ = ["SnapshotStream"]
-
-#: Pieces come in 32 KiB; to hand over each by itself would cost more than to copy it.
-_BATCH_BYTES = 2**20
-_BATCHES_WAITING = 4
 
 #: How much may be on the way to us that we have not read.
 _WINDOW_BYTES = 2**20
@@ -26,35 +21,35 @@ _WINDOW_BYTES = 2**20
 #: The call's own deadline. What ends a call that hangs is that it stalls.
 _LONGEST_S = 86_400.0
 
-#: How often the one who waits looks.
+#: How often the thread looks.
 _LOOK_S = 0.25
 
 
 class SnapshotStream:
-    """The snapshot of the member at `url`, as an iterator of large pieces, and of b"" while it waits for the next.
+    """The snapshot of the member at `url`, as an iterator of its pieces, 32 KiB each.
 
-    When no byte has come for `stall_s` seconds, SnapshotError is raised; EtcdError when the call fails. Memory is
-    bounded, whatever the size. Leaving the `with` block ends the call.
+    `on_look(received, silent_s)` is called a few times a second, from a thread. When no byte has come for `stall_s`
+    seconds, SnapshotError is raised; EtcdError when the call fails. Memory is bounded, whatever the size. Leaving the
+    `with` block ends the call.
     """
 
-    def __init__(self, url: str, tls: Tls | None, *, stall_s: float) -> None:
+    def __init__(self, url: str, tls: Tls | None, *, stall_s: float, on_look: Callable[[int, float], None]) -> None:
         from etcdops import wire
 
         self._url = url
         self._stall_s = stall_s
+        self._on_look = on_look
         self._connection = wire.Connection(url, tls, window_bytes=_WINDOW_BYTES)
-        self._queue: queue.Queue[bytes | Exception | None] = queue.Queue(_BATCHES_WAITING)
-        self._over = threading.Event()
+        self._received = 0
         self._last = time.monotonic()
-        self._thread = threading.Thread(target=self._read, name="etcdops-snapshot", daemon=True)
-
-    @property
-    def silent_s(self) -> float:
-        """For how many seconds nothing has come."""
-        return time.monotonic() - self._last
+        # While a piece is being written, it is not the member that is slow.
+        self._waiting = False
+        self._stalled = False
+        self._broke: Exception | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="etcdops-snapshot", daemon=True)
 
     def __enter__(self) -> SnapshotStream:
-        self._last = time.monotonic()
         self._thread.start()
         return self
 
@@ -66,50 +61,40 @@ class SnapshotStream:
         self._thread.join()
 
     def __iter__(self) -> Iterator[bytes]:
-        received = 0
-        while True:
-            try:
-                piece = self._queue.get(timeout=_LOOK_S)
-            except queue.Empty:
-                if self.silent_s > self._stall_s:
-                    raise SnapshotError(
-                        f"{self._url} has sent nothing for {self.silent_s:.0f} s, after {received} bytes of a snapshot",
-                        remedy="Look at `status` and `logs`: it may be frozen, or its disk stuck. `--member NAME` takes"
-                        " the snapshot from another one.",
-                    ) from None
-                yield b""
-                continue
-            if piece is None:
-                return
-            if isinstance(piece, Exception):
-                raise piece
-            received += len(piece)
-            yield piece
-
-    def _read(self) -> None:
-        end: Exception | None = None
-        batch: list[bytes] = []
-        size = 0
         try:
-            for blob in self._connection.snapshot(timeout_s=_LONGEST_S):
-                self._last = time.monotonic()
-                batch.append(blob)
-                size += len(blob)
-                if size >= _BATCH_BYTES:
-                    self._put(b"".join(batch))
-                    batch, size = [], 0
-            self._put(b"".join(batch))
-        except Exception as error:
-            # Whoever iterates raises it.
-            end = error
-        self._put(end)
+            self._wait()
+            for piece in self._connection.snapshot(timeout_s=_LONGEST_S):
+                self._waiting = False
+                self._received += len(piece)
+                yield piece
+                self._wait()
+        except EtcdError:
+            if self._broke:
+                raise self._broke from None
+            if not self._stalled:
+                raise
+            raise SnapshotError(
+                f"{self._url} has sent nothing for {self._stall_s:.0f} s, after {self._received} bytes of a snapshot",
+                remedy="Look at `status` and `logs`: it may be frozen, or its disk stuck. `--member NAME` takes the"
+                " snapshot from another one.",
+            ) from None
 
-    def _put(self, piece: bytes | Exception | None) -> None:
-        while not self._over.is_set():
+    def _wait(self) -> None:
+        self._last = time.monotonic()
+        self._waiting = True
+
+    def _watch(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            silent_s = time.monotonic() - self._last if self._waiting else 0.0
+            if silent_s > self._stall_s:
+                self._stalled = True
+                # Ends the call under way.
+                self._connection.close()
+                return
             try:
-                self._queue.put(piece, timeout=_LOOK_S)
-            except queue.Full:
-                # The one who writes is slow, which is not the member's fault.
-                self._last = time.monotonic()
-                continue
-            return
+                self._on_look(self._received, silent_s)
+            except Exception as error:
+                # Whoever iterates raises it: in a thread it would only be printed, and nobody would watch any more.
+                self._broke = error
+                self._connection.close()
+                return

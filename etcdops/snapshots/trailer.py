@@ -37,10 +37,13 @@ class Trailer:
 
     def feed(self, piece: bytes) -> None:
         """Look at the next piece."""
-        held = self._held + piece
-        self._body.update(memoryview(held)[:-TRAILER_BYTES])
-        self._held = held[-TRAILER_BYTES:]
         self.size += len(piece)
+        if len(piece) >= TRAILER_BYTES:
+            self._body.update(self._held)
+        else:
+            piece = self._held + piece
+        self._body.update(memoryview(piece)[:-TRAILER_BYTES])
+        self._held = piece[-TRAILER_BYTES:]
 
     @property
     def right(self) -> bool:

@@ -25,7 +25,7 @@ from etcdops.fake.database import snapshot_of
 from etcdops.hosts import LocalHost
 from etcdops.interrupts import handled
 from etcdops.runtimes.fake import FakeRuntime
-from etcdops.snapshots import pace, saving, tools, verifying
+from etcdops.snapshots import pace, saving, stream, tools, verifying
 from etcdops.snapshots.bolt import read_contents
 from etcdops.snapshots.catalog import find_snapshot, list_snapshots
 from etcdops.snapshots.manifest import (
@@ -357,8 +357,7 @@ def test_a_member_that_dies_while_it_sends(lab: Cluster, out: Path, monkeypatch:
 
 def test_an_interruption_leaves_nothing(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
     """Wherever Ctrl-C arrives before the file has its name; one that arrives after that leaves both files."""
-    monkeypatch.setattr(pace, "EVERY_S", 1e-9)
-    for at in ("saving a snapshot", "saving from", "saved"):
+    for at in ("saving a snapshot", "saved"):
 
         def interrupt(line: str, at: str = at) -> None:
             if line.startswith(at):
@@ -367,6 +366,38 @@ def test_an_interruption_leaves_nothing(lab: Cluster, out: Path, monkeypatch: Mo
         with pytest.raises(KeyboardInterrupt):
             save_snapshot(lab, out / "x.db", progress=interrupt)
         assert sorted(os.listdir(out)) == ([] if at != "saved" else ["x.db", "x.db.json"])
+
+    def interrupted(self: PartFile, piece: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartFile, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_snapshot(lab, out / "y.db")
+    assert sorted(os.listdir(out)) == ["x.db", "x.db.json"]
+
+
+def test_whoever_listens_may_fail(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
+    """What is raised by `progress` in a thread ends the save or the verification, and leaves nothing."""
+    monkeypatch.setattr(pace, "EVERY_S", 1e-9)
+    monkeypatch.setattr(stream, "_LOOK_S", 0.01)
+
+    def freeze(data: bytes) -> bytes:
+        lab.runtime.pause(lab.members[0].record)  # type: ignore[attr-defined]
+        return data
+
+    def fail(line: str) -> None:
+        if line.startswith("saving from") or line.endswith("so far"):
+            raise BrokenPipeError("nobody reads")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("etcdops.fake.service.snapshot_of", lambda member: freeze(snapshot_of(member)))
+        with pytest.raises(BrokenPipeError):
+            save_snapshot(lab, out / "x.db", member=lab.members[0].name, progress=fail)
+    _nothing_left(out)
+    lab.members[0].resume()
+    saved = save_snapshot(lab, out / "x.db")
+    with pytest.raises(BrokenPipeError):
+        verify_snapshot(saved.path, deep=True, progress=fail)
 
 
 def test_signal_between_file_and_manifest_waits(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
