@@ -210,7 +210,7 @@ class _Findings:
             return None
         auth = "; authentication is on" if contents.auth else ""
         of = f"of etcd {contents.cluster_version.rpartition('.')[0]}, " if contents.cluster_version else ""
-        count = f"{len(contents.members)} member{'' if len(contents.members) == 1 else 's'}"
+        count = _count(len(contents.members), "member")
         self.add("database", "passed", f"{of}at revision {contents.revision}, of a cluster of {count}{auth}")
         return contents
 
@@ -278,13 +278,17 @@ class _Findings:
         if trial.keys is None:
             self.add("boot", "passed", f"etcd {trial.version} starts from it; authentication is on, so no key was read")
         elif manifest and manifest.keys not in (None, trial.keys):
-            self.add("boot", "failed", f"etcd {trial.version} has {trial.keys} keys, and had {manifest.keys} before")
+            self.add(
+                "boot",
+                "failed",
+                f"etcd {trial.version} has {_count(trial.keys, 'key')}, and had {manifest.keys} before",
+            )
         else:
             self.add(
                 "boot",
                 "passed",
-                f"etcd {trial.version} starts from it, and reads {trial.keys} keys at revision {contents.revision}"
-                f" (HashKV {trial.hash})",
+                f"etcd {trial.version} starts from it, and reads {_count(trial.keys, 'key')} at revision"
+                f" {contents.revision} (HashKV {trial.hash})",
             )
 
     def report(self, contents: Contents | None) -> SnapshotReport:
@@ -302,6 +306,10 @@ class _Findings:
             keys=self._keys,
             checks=tuple(self._checks),
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _hash(target: Path, progress: Callable[[str], None]) -> Trailer:
