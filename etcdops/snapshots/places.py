@@ -21,9 +21,6 @@ __all__ = ["PARTIAL", "PartFile", "is_being_written", "refuse_place", "snapshots
 #: How the name of a snapshot ends that is not whole yet.
 PARTIAL = ".part"
 
-#: How many pieces are written at a time.
-_PIECES = 32
-
 #: `snapshot.list` looks whether a partial file is locked by locking it for an instant.
 _LOCK_S = 0.5
 
@@ -86,7 +83,6 @@ class PartFile:
         self.path = target.with_name(f"{target.name}{PARTIAL}")
         self._wrote = 0
         self._published = False
-        self._pieces: list[bytes] = []
         try:
             self._descriptor = self._open()
         except OSError as error:
@@ -124,29 +120,16 @@ class PartFile:
         os.fchmod(descriptor, 0o600)
         os.ftruncate(descriptor, 0)
 
-    def write(self, piece: bytes) -> None:
-        """Append to it, now or with the next pieces."""
-        self._pieces.append(piece)
-        if len(self._pieces) == _PIECES:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what has not been written yet."""
-        pieces, self._pieces = self._pieces, []
+    def write(self, data: bytes) -> None:
+        """Append to it."""
+        left = memoryview(data)
         try:
-            # All in one call, and none of them copied.
-            count = os.writev(self._descriptor, pieces) if pieces else 0
-            self._wrote += count
-            if count < sum(map(len, pieces)):
-                self._write_on(memoryview(b"".join(pieces))[count:])
+            while left:
+                count = os.write(self._descriptor, left)
+                self._wrote += count
+                left = left[count:]
         except OSError as error:
             raise self._failed(error) from error
-
-    def _write_on(self, left: memoryview) -> None:
-        while left:
-            count = os.write(self._descriptor, left)
-            self._wrote += count
-            left = left[count:]
 
     def publish(self, target: Path) -> None:
         """Give it its name, once all of it is on the disk; raise SnapshotError if something has taken that name."""
@@ -166,7 +149,6 @@ class PartFile:
 
     def sync(self) -> int:
         """Wait until all is on the disk, and give its size there."""
-        self.flush()
         try:
             os.fsync(self._descriptor)
             return os.fstat(self._descriptor).st_size

@@ -26,6 +26,7 @@ from etcdops.snapshots.manifest import (
 )
 from etcdops.snapshots.pace import EVERY_S, Pace
 from etcdops.snapshots.places import PartFile, refuse_place, snapshots_dir, sync_dir, time_stamp
+from etcdops.snapshots.sink import Sink
 from etcdops.snapshots.source import Source, auth_refusal, choose_source
 from etcdops.snapshots.trailer import TRAILER_BYTES, Trailer, fits
 from etcdops.units import size_text
@@ -122,22 +123,21 @@ def _receive(
     from etcdops.snapshots.stream import SnapshotStream
     from etcdops.status import refused_by_auth
 
-    trailer = Trailer()
     pace = Pace(progress, f"saving from {source.member.name}", source.status.db_size)
 
     def look(received: int, silent_s: float) -> None:
         pace(received, note=f"; nothing for {silent_s:.0f} s" if silent_s > EVERY_S else "")
 
+    url, tls = source.member.client_url, cluster.record.spec.tls
     try:
-        with SnapshotStream(source.member.client_url, cluster.record.spec.tls, stall_s=stall_s, on_look=look) as stream:
+        with SnapshotStream(url, tls, stall_s=stall_s, on_look=look) as stream, Sink(part.write) as sink:
             for piece in stream:
-                trailer.feed(piece)
-                part.write(piece)
+                sink.put(piece)
+            return sink.close()
     except EtcdError as error:
         if refused_by_auth(error):
             raise auth_refusal(cluster) from error
         raise
-    return trailer
 
 
 def _check(source: Source, part: PartFile, trailer: Trailer) -> Contents:

@@ -39,6 +39,7 @@ from etcdops.snapshots.manifest import (
 from etcdops.snapshots.places import PartFile
 from etcdops.snapshots.pruning import PrunePlan, plan_prune, prune_snapshots
 from etcdops.snapshots.saving import save_snapshot
+from etcdops.snapshots.sink import Sink
 from etcdops.snapshots.trailer import Trailer, fits
 from etcdops.snapshots.verifying import SnapshotReport, verify_snapshot
 from etcdops.state import Store
@@ -367,10 +368,10 @@ def test_an_interruption_leaves_nothing(lab: Cluster, out: Path, monkeypatch: Mo
             save_snapshot(lab, out / "x.db", progress=interrupt)
         assert sorted(os.listdir(out)) == ([] if at != "saved" else ["x.db", "x.db.json"])
 
-    def interrupted(self: PartFile, piece: bytes) -> None:
+    def interrupted(self: Sink, piece: bytes) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(PartFile, "write", interrupted)
+    monkeypatch.setattr(Sink, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_snapshot(lab, out / "y.db")
     assert sorted(os.listdir(out)) == ["x.db", "x.db.json"]
@@ -398,6 +399,47 @@ def test_whoever_listens_may_fail(lab: Cluster, out: Path, monkeypatch: Monkey) 
     saved = save_snapshot(lab, out / "x.db")
     with pytest.raises(BrokenPipeError):
         verify_snapshot(saved.path, deep=True, progress=fail)
+
+
+def test_what_cannot_be_written_ends_the_save(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
+    """An error of the disk, wherever in the file, is the save's error, and what was written goes."""
+    for wrote in (0, 5000):
+
+        def fail(self: PartFile, data: bytes, wrote: int = wrote) -> None:
+            os.write(self._descriptor, data[:wrote])
+            raise SnapshotError("the disk is full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PartFile, "write", fail)
+            with pytest.raises(SnapshotError, match="the disk is full"):
+                save_snapshot(lab, out / "x.db")
+        _nothing_left(out)
+
+
+@given(sizes=st.lists(st.integers(0, 700_000), max_size=12), fails_at=st.none() | st.integers(0, 4_000_000))
+@settings(deadline=None, max_examples=30)
+def test_sink_writes_in_order_or_says_why_not(sizes: list[int], fails_at: int | None) -> None:
+    """All pieces, in order, however they are cut; or the error of the first write that failed, and none after it."""
+    pieces = [bytes([i]) * size for i, size in enumerate(sizes)]
+    wrote: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        if fails_at is not None and sum(map(len, wrote)) + len(data) > fails_at:
+            raise OSError("full")
+        wrote.append(data)
+
+    try:
+        with Sink(write) as sink:
+            for piece in pieces:
+                sink.put(piece)
+            trailer = sink.close()
+    except OSError:
+        assert fails_at is not None
+        assert sum(sizes) > fails_at
+        assert b"".join(pieces).startswith(b"".join(wrote))
+    else:
+        assert b"".join(wrote) == b"".join(pieces)
+        assert trailer.size == sum(sizes)
 
 
 def test_signal_between_file_and_manifest_waits(lab: Cluster, out: Path, monkeypatch: Monkey) -> None:
