@@ -36,6 +36,7 @@ TASKS = [
     ("logs",),
     ("heal",),
     ("failed-leader",),
+    ("snapshot.save",),
 ]
 
 

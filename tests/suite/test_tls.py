@@ -77,3 +77,15 @@ def test_a_client_without_a_certificate_is_turned_away(cli: CommandLine, spec: C
     with_own = wire.Connection(cluster.endpoints[0], spec.tls)
     with with_own:
         assert with_own.range(b"k", timeout_s=2.0).count == 0
+
+
+def test_snapshot_with_certificates(cli: CommandLine, spec: ClusterSpec, tmp_path: Path) -> None:
+    """A snapshot of a cluster with mutual TLS is saved with the client's certificate, and verified to the end."""
+    Cluster.create(spec, store=cli.store)
+    up = cli("up-env")
+    assert up.code == 0, up.err
+    saved = cli("snapshot.save", str(tmp_path / "x.db"))
+    assert saved.code == 0, saved.err
+    verified = cli("snapshot.verify", str(tmp_path / "x.db"), "--deep", "-o", "json")
+    assert verified.code == 0, verified
+    assert json.loads(verified.out)["level"] == "boot"
