@@ -104,6 +104,7 @@ class _Life:
 
 def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
     """Raise MemberFailed, with the lines that matter of what it has logged since its start, if one does not run."""
+    from etcdops.hints import remedy_for
     from etcdops.logs import matter, read_log
 
     states = cluster.runtime.states(cluster.record)
@@ -112,6 +113,5 @@ def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
             member = cluster.record.member(name)
             lines = matter(list(read_log(cluster.runtime, member))[cluster.logged.get(name, 0) :])
             said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
-            raise MemberFailed(
-                f"member {name} died:\n{said}", remedy=f"Its whole log is {member.log}." if member.log else ""
-            )
+            remedies = [remedy_for(said), f"Its whole log is {member.log}." if member.log else ""]
+            raise MemberFailed(f"member {name} died:\n{said}", remedy=" ".join(filter(None, remedies)))
