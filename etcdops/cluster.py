@@ -493,6 +493,17 @@ class Cluster:
             )
         return self.member(status.leader)
 
+    def move_leader(self, to: str = "", *, progress: Progress = _silent) -> Member:
+        """Hand leadership over to the member `to`, or to the most advanced healthy voter, and give the one that leads.
+
+        Done already where it leads. Raises SpecError for what is no member, Refused for a learner or one that does not
+        serve, NoLeader or QuorumLost where nobody leads, EtcdError when the leader refuses, WaitTimeout when nobody is
+        seen to have taken over.
+        """
+        from etcdops.operations.leader import move_leader
+
+        return move_leader(self, to, progress=progress)
+
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).
 

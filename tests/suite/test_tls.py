@@ -12,29 +12,15 @@ import trustme
 from etcdops import wire
 from etcdops.cluster import Cluster
 from etcdops.errors import EtcdError
-from etcdops.spec import ClusterSpec, MemberSpec, Tls
+from etcdops.spec import ClusterSpec, Tls
 from tests.conftest import CommandLine
+from tests.suite.shared import with_certificates
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> ClusterSpec:
     """A cluster of three with certificates from an authority of the test's own."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-
-    def issue(name: str) -> tuple[str, str]:
-        issued = authority.issue_cert("127.0.0.1", "localhost", common_name=name)
-        cert, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
-        # etcd takes the chain and the key from files of their own.
-        issued.cert_chain_pems[0].write_to_path(str(cert))
-        issued.private_key_pem.write_to_path(str(key))
-        key.chmod(0o600)
-        return str(cert), str(key)
-
-    plain = ClusterSpec.of_size("lab")
-    members = tuple(MemberSpec(name, cert=cert, key=key) for name in plain.names for cert, key in [issue(name)])
-    cert, key = issue("operator")
-    return ClusterSpec("lab", members, tls=Tls(str(tmp_path / "ca.pem"), cert, key))
+    return with_certificates(tmp_path)
 
 
 def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) -> None:
