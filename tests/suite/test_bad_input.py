@@ -28,6 +28,9 @@ TASKS = [
     ("status",),
     ("logs",),
     ("heal",),
+    ("member.stop", "thor"),
+    ("member.start", "thor"),
+    ("member.move-leader",),
     ("failed-leader",),
 ]
 

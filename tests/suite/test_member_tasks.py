@@ -302,13 +302,14 @@ def test_the_leader_says_why_it_does_not_hand_over(lab: Cluster) -> None:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A place with a running cluster, shared."""
-    from tests.suite.terminal import place as make
-
-    with make(tmp_path_factory.mktemp("members") / "place") as line:
+    line = CommandLine(tmp_path_factory.mktemp("members"))
+    try:
         runtime = "compose" if runtimes.get("compose").unavailable() is None else "process"
         ended = line("up-env", "--runtime", runtime)
         assert ended.code == 0, ended.err
         yield line
+    finally:
+        line.purge()
 
 
 @pytest.fixture
