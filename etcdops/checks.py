@@ -16,7 +16,7 @@ from etcdops.answers import hex_id
 from etcdops.findings import CODES, Finding, by_severity
 from etcdops.quorum import (
     DOWN,
-    NO_READ,
+    answering,
     excluded,
     leader_of_facts,
     member_list,
@@ -117,13 +117,13 @@ def _quorum(facts: Facts) -> list[Finding]:
     found = []
     if not now.holds:
         why = {name: why_not_up(facts, name) for name in now.down}
-        absent = [name for name in now.down if why[name] != NO_READ]
-        answering = len(everyone) - len(absent)
-        if answering < now.needed:
-            said = f"{answering} of {len(everyone)} voters answer, and the quorum is {now.needed}: {_say(why, absent)}"
+        there = answering(facts)
+        absent = [name for name in now.down if name not in there]
+        if len(there) < now.needed:
+            said = f"{len(there)} of {len(everyone)} voters answer, and the quorum is {now.needed}: {_say(why, absent)}"
             found.append(Finding.of("no-quorum", said, remedy=_bring_up(facts, absent)))
         elif leader_of_facts(facts)[0] is None and not facts.auth:
-            said = f"{answering} of {len(everyone)} voters answer, and none of them leads"
+            said = f"{len(there)} of {len(everyone)} voters answer, and none of them leads"
             found.append(Finding.of("no-leader", said, remedy="An election takes one to two election timeouts."))
         else:
             said = f"{len(now.up)} of {len(everyone)} voters serve, and the quorum is {now.needed}: {_say(why, why)}"

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOWN",
+    "IS_UP",
     "NO_READ",
     "Quorum",
+    "answering",
     "excluded",
     "highest_term",
     "leader_of_facts",
@@ -26,6 +28,9 @@ __all__ = [
     "voters",
     "why_not_up",
 ]
+
+#: How a member is that serves.
+IS_UP = "is up"
 
 #: How a member is that answers, and serves no linearizable read.
 NO_READ = "serves no linearizable read"
@@ -72,17 +77,27 @@ def quorum_after(
 
 
 def voters(facts: Facts) -> tuple[str, ...]:
-    """Give the names of all voters, as the cluster itself lists them; as recorded, where no member gave its list."""
+    """Give the names of all voters, as the cluster itself lists them; as recorded, where no member gave its list.
+
+    They are in the order of creation, and those that are not recorded come last.
+    """
     listed = member_list(facts)
     if listed is None:
         return tuple(m.name for m in facts.members if not (m.status and m.status.is_learner))
-    return tuple(name_of(info, facts) for info in listed if not info.is_learner)
+    order = [member.name for member in facts.members]
+    names = [name_of(info, facts) for info in listed if not info.is_learner]
+    return tuple(sorted(names, key=lambda name: order.index(name) if name in order else len(order)))
 
 
 def up(facts: Facts) -> tuple[str, ...]:
     """Give the names of the voters that serve linearizable reads."""
     known = {member.name: member for member in facts.members}
     return tuple(name for name in voters(facts) if name in known and _serves(known[name]))
+
+
+def answering(facts: Facts) -> tuple[str, ...]:
+    """Give the names of the voters that answer at all: without a quorum none serves, and these are what is left."""
+    return tuple(name for name in voters(facts) if why_not_up(facts, name) in (IS_UP, NO_READ))
 
 
 def why_not_up(facts: Facts, name: str) -> str:
@@ -94,7 +109,7 @@ def why_not_up(facts: Facts, name: str) -> str:
         return DOWN[member.state]
     if not any(member.statuses) and not member.serves:
         return "does not answer"
-    return "is up" if _serves(member) else NO_READ
+    return IS_UP if _serves(member) else NO_READ
 
 
 def excluded(facts: Facts) -> frozenset[str]:

@@ -99,8 +99,8 @@ def plan_action(
 
 
 def _serves_then(facts: Facts, name: str) -> bool:
-    """Whether there is a quorum once a member is back."""
-    return quorum.quorum_after(quorum.voters(facts), {*quorum.up(facts), name}).holds
+    """Whether there is a quorum once a member is back. Without one now, whoever answers will serve then."""
+    return quorum.quorum_after(quorum.voters(facts), {*quorum.answering(facts), name}).holds
 
 
 def _with(plan: Plan, *, steps: tuple[Step, ...] = (), already: str = "", consequence: str = "") -> Plan:

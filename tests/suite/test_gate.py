@@ -134,6 +134,8 @@ def test_a_lost_quorum_is_found_and_the_look_ends(lab: Cluster) -> None:
     assert "thor is stopped and deadpool is stopped" in finding.message
     assert "`member.start thor`, `member.start deadpool`" in finding.remedy
     assert [f.code for f in status.blockers[1:]] == ["member-stopped", "member-stopped"]
+    alone = collect(lab.record, lab.runtime).members[0]
+    assert (alone.serves, alone.serves_locally, alone.listed) == (False, True, None)
 
 
 def test_an_added_member_that_never_started_is_found(lab: Cluster) -> None:

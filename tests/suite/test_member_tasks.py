@@ -14,14 +14,25 @@ import pytest
 
 from etcdops import binaries, runtimes
 from etcdops.cluster import Cluster
-from etcdops.errors import ConfirmationNeeded, EtcdError, NoLeader, QuorumLost, Refused, SpecError
+from etcdops.errors import (
+    ConfirmationNeeded,
+    EtcdError,
+    EtcdopsError,
+    NoLeader,
+    QuorumLost,
+    Refused,
+    SpecError,
+    WaitTimeout,
+)
+from etcdops.fake.cluster import FakeCluster
+from etcdops.fake.member import FakeMember
 from etcdops.faults.heal import heal
 from etcdops.operations.leader import prepare as prepare_move
 from etcdops.operations.members import ACTIONS, prepare, run
 from etcdops.operations.plan import Plan, plan_text
 from etcdops.report.journal import read_journal
 from etcdops.runtimes.fake import FakeRuntime
-from etcdops.spec import ClusterSpec
+from etcdops.spec import ClusterSpec, Timing
 from etcdops.state import Store
 from tests.conftest import CommandLine
 from tests.suite.shared import RUNTIMES, cluster_by
@@ -163,6 +174,7 @@ def test_the_quorum_can_be_taken_by_name(lab: Cluster) -> None:
     assert said.endswith("0 of 3 members serve, 2 more must serve before a write is acknowledged")
     assert len(asked) == 2
     # Whoever comes back first restores the quorum, and is waited for.
+    assert "and there is none" not in prepare(lab, "start", second).steps[0].text
     assert run(lab, "start", second).endswith("2 of 3 members serve, can lose 0")
 
 
@@ -257,6 +269,24 @@ def test_a_cluster_of_one_has_nobody_to_lead(tmp_path: Path) -> None:
         with pytest.raises(Refused, match="would leave 0 of 1 voters up") as refused:
             run(cluster, "stop", "ironman")
         assert "`down-env`" in refused.value.remedy
+
+
+def test_that_it_was_asked_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leads afterwards is looked at: a leader that stays, and another that takes over, are errors."""
+    spec = ClusterSpec.of_size("lab", timing=Timing(10, 100))
+    with Cluster.create(spec, runtime=FakeRuntime(), store=Store(tmp_path), temporary=True) as cluster:
+        leader, first, second = cluster.leader().name, *_followers(cluster)
+        monkeypatch.setattr(FakeCluster, "transfer", lambda self, member, target: None)
+        with pytest.raises(WaitTimeout, match=f"{leader} still leads lab, though it was asked to hand over to {first}"):
+            cluster.move_leader(first)
+
+        def elsewhere(self: FakeCluster, member: FakeMember, target: int) -> None:
+            with self.changed:
+                self._lead(self.members[second])
+
+        monkeypatch.setattr(FakeCluster, "transfer", elsewhere)
+        with pytest.raises(EtcdopsError, match=f"from {leader} to {first}, and {second} leads"):
+            cluster.move_leader(first)
 
 
 def test_no_fault_by_hand_on_production(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from etcdops.answers import Alarm, MemberInfo, Status
 from etcdops.checks import check_change, check_snapshot, findings
 from etcdops.facts import Facts, MemberFacts
 from etcdops.findings import CODES, Finding, by_severity
-from etcdops.quorum import excluded, leader_of_facts, quorum_after, up, voters, why_not_up
+from etcdops.quorum import answering, excluded, leader_of_facts, quorum_after, up, voters, why_not_up
 
 NAMES = ("ironman", "thor", "deadpool", "wolverine", "hulk", "wasp", "vision")
 
@@ -180,6 +180,10 @@ def test_voters_are_those_that_the_cluster_lists() -> None:
     assert voters(_facts(3, _info(4, started=False))) == ("ironman", "thor", "deadpool", "4")
     assert voters(_facts(3, _info(4, name="stranger"))) == ("ironman", "thor", "deadpool", "stranger")
     assert voters(_facts(3, _info(4, learner=True))) == ("ironman", "thor", "deadpool")
+    # etcd lists them in the order of their ids.
+    shuffled = _facts(3)
+    shuffled = shuffled._replace(members=tuple(m._replace(listed=(m.listed or ())[::-1]) for m in shuffled.members))
+    assert voters(shuffled) == ("ironman", "thor", "deadpool")
     # Nobody gave a list: what is recorded, but for those who say that they are learners.
     facts = _facts(3, thor={"statuses": (_status(2, is_learner=True),)})
     assert voters(facts._replace(members=tuple(m._replace(listed=None) for m in facts.members))) == (
@@ -215,6 +219,8 @@ def test_why_a_member_is_not_up() -> None:
         "is unknown to etcdops",
     ]
     assert why_not_up(_facts(), "thor") == "is up"
+    assert answering(facts) == ("wolverine",)
+    assert answering(_facts(3, thor=_silent())) == ("ironman", "deadpool")
 
 
 def test_an_isolated_member_is_not_up() -> None:
