@@ -127,5 +127,6 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
             for error in member.errors:
                 console.print(f"{member.name}: {error}", markup=False)
         for warning in status.warnings:
-            console.print(f"warning {warning.code}: {warning.message}", markup=False)
+            style = "bold red" if colour and warning.severity == "error" else None
+            console.print(str(warning), style=style, markup=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

@@ -21,6 +21,7 @@ from grpc import aio
 
 from etcdops import _proto
 from etcdops.errors import EtcdError, SpecError
+from etcdops.hints import remedy_for
 from etcdops.outcomes import is_definite
 from etcdops.spec import Tls
 
@@ -80,7 +81,7 @@ def to_error(error: Any, endpoint: str) -> EtcdError:
     code = error.code()
     name = code.name if code is not None else "UNKNOWN"
     text = error.details() or ""
-    return EtcdError(name, text, endpoint=endpoint, definite=is_definite(name, text))
+    return EtcdError(name, text, endpoint=endpoint, definite=is_definite(name, text), remedy=remedy_for(text))
 
 
 def closed_error(endpoint: str) -> EtcdError:

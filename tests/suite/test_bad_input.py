@@ -35,6 +35,9 @@ TASKS = [
     ("status",),
     ("logs",),
     ("heal",),
+    ("member.stop", "thor"),
+    ("member.start", "thor"),
+    ("member.move-leader",),
     ("failed-leader",),
     ("snapshot.save",),
 ]

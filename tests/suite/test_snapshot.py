@@ -30,8 +30,8 @@ from etcdops.snapshots.saving import save_snapshot
 from etcdops.snapshots.verifying import verify_snapshot
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
-from tests.conftest import CommandLine, Ended
-from tests.suite.terminal import Terminal, place
+from tests.conftest import CommandLine, Ended, need_runtime, place
+from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
@@ -46,9 +46,7 @@ _LARGE = 96
 def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     """A place with a cluster of three members and a few keys, shared; once for each runtime."""
     name: str = request.param
-    if reason := runtimes.get(name).unavailable():
-        required = name in request.config.getoption("--require-runtime").split(",")
-        (pytest.fail if required else pytest.skip)(f"{name}: {reason}")
+    need_runtime(name, request.config)
     with place(tmp_path_factory.mktemp("snapshot") / "place") as line:
         ended = line("up-env", "--runtime", name, "--offline")
         assert ended.code == 0, ended.err
