@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from etcdops.runtimes.compose import ComposeRuntime as ComposeRuntime
     from etcdops.runtimes.fake import FakeRuntime as FakeRuntime
     from etcdops.runtimes.process import ProcessRuntime as ProcessRuntime
+    from etcdops.snapshots.catalog import list_snapshots as list_snapshots
+    from etcdops.snapshots.manifest import Snapshot as Snapshot
+    from etcdops.snapshots.pruning import plan_prune as plan_prune
+    from etcdops.snapshots.pruning import prune_snapshots as prune_snapshots
+    from etcdops.snapshots.saving import save_snapshot as save_snapshot
+    from etcdops.snapshots.verifying import verify_snapshot as verify_snapshot
     from etcdops.spec import ClusterSpec as ClusterSpec
     from etcdops.spec import MemberSpec as MemberSpec
     from etcdops.spec import Timing as Timing
@@ -41,12 +47,18 @@ _HOMES = {
     "Member": "member",
     "MemberSpec": "spec",
     "ProcessRuntime": "runtimes.process",
+    "Snapshot": "snapshots.manifest",
     "Store": "state",
     "Timing": "spec",
     "Tls": "spec",
     "Verdict": "report.verdict",
     "heal": "faults.heal",
+    "list_snapshots": "snapshots.catalog",
+    "plan_prune": "snapshots.pruning",
+    "prune_snapshots": "snapshots.pruning",
     "run_drill": "drills:run",
+    "save_snapshot": "snapshots.saving",
+    "verify_snapshot": "snapshots.verifying",
 }
 
 __all__ = sorted([*_HOMES, *errors.__all__])

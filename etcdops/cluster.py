@@ -449,19 +449,28 @@ class Cluster:
 
     # -- looking
 
-    def status(self, *, timeout_s: float = 1.0) -> ClusterStatus:
-        """Ask every member at once and give what they say; takes `timeout_s` seconds at the longest. Never writes."""
+    def status(self, *, timeout_s: float = 1.0, gate: bool = False) -> ClusterStatus:
+        """Ask every member at once and give what they say; takes `timeout_s` seconds at the longest. Never writes.
+
+        `warnings` holds what the gate finds. With `gate` it is the whole gate, and takes a second longer: members are
+        asked twice, which shows who does not catch up.
+        """
+        from etcdops.facts import GAP_S
         from etcdops.status import Finding, observe
 
         # Members whose start nobody lived to record are seen too.
-        status = observe(self.runtime.adopt(self.record), self.runtime, timeout_s=timeout_s)
-        found = [Finding("amiss", f"{said}: `up-env` puts it right") for said in self.runtime.amiss(self.record)]
+        record = self.runtime.adopt(self.record)
+        status = observe(record, self.runtime, timeout_s=timeout_s, gap_s=GAP_S if gate else 0.0)
+        found = [
+            Finding.of("amiss", said, remedy="`up-env` and `heal` put it right.")
+            for said in self.runtime.amiss(self.record)
+        ]
         fault = self.store.unhealed(self.name)
         if fault is not None:
-            from etcdops.faults.heal import describe
+            from etcdops.faults.heal import dead, describe
 
-            found.append(Finding("unhealed-run", describe(fault)))
-        return msgspec.structs.replace(status, warnings=(*status.warnings, *found))
+            found.append(Finding.of("unhealed-run" if dead(fault) else "run-in-progress", describe(fault)))
+        return status.with_findings(found)
 
     def leader(self, *, timeout_s: float = 1.0) -> Member:
         """Give the leader, by the highest term among all members' answers; raises NoLeader, or QuorumLost.
@@ -483,6 +492,17 @@ class Cluster:
                 remedy="An election takes one to two election timeouts. Look at `status`.",
             )
         return self.member(status.leader)
+
+    def move_leader(self, to: str = "", *, progress: Progress = _silent) -> Member:
+        """Hand leadership over to the member `to`, or to the most advanced healthy voter, and give the one that leads.
+
+        Done already where it leads. Raises SpecError for what is no member, Refused for a learner or one that does not
+        serve, NoLeader or QuorumLost where nobody leads, EtcdError when the leader refuses, WaitTimeout when nobody is
+        seen to have taken over.
+        """
+        from etcdops.operations.leader import move_leader
+
+        return move_leader(self, to, progress=progress)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).

@@ -18,6 +18,7 @@ EtcdopsError                    base: a message, and a remedy saying what to do 
 │   ├── QuorumLost              too few voters answer                                             5
 │   ├── WaitTimeout             a wait ended without its condition; the state is unknown          6
 │   └── EtcdError               an etcd server or the connection to it answered with an error
+├── SnapshotError               a snapshot could not be saved, or is not sound                      1
 └── HealFailed                  a fault could not be undone                                       7
 
 Interrupted (KeyboardInterrupt) a signal ended the work, and what it had broken was healed      128+n
@@ -43,6 +44,7 @@ __all__ = [
     "QuorumLost",
     "Refused",
     "RuntimeUnavailable",
+    "SnapshotError",
     "SpecError",
     "StateError",
     "WaitTimeout",
@@ -158,6 +160,10 @@ class EtcdError(ClusterError):
         self.text = text
         self.endpoint = endpoint
         self.definite = definite
+
+
+class SnapshotError(EtcdopsError):
+    """A snapshot could not be saved, or is not sound. Nothing is left of one that could not be saved."""
 
 
 class HealFailed(EtcdopsError):

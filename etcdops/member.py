@@ -86,20 +86,20 @@ class Member:
     def stop(self, *, timeout_s: float = _STOP_S) -> None:
         """Ask it to end (SIGTERM) and wait until it has; kill it after `timeout_s` seconds.
 
-        A leader hands its leadership over first, so this is no failure: see `kill`.
+        A leader hands its leadership over first, so this is no failure: see `kill`. It is wanted stopped from then on:
+        `heal` leaves it alone, and `start` or `up` bring it back.
         """
         with self._lock("stop"):
-            self.cluster.runtime.stop(self.cluster.record, [self.name], timeout_s=timeout_s)
             self._wanted("stopped")
+            self.cluster.runtime.stop(self.cluster.record, [self.name], timeout_s=timeout_s)
 
     def kill(self) -> None:
-        """Kill it (SIGKILL), as a crash would, and wait until it is gone."""
+        """Kill it (SIGKILL), as a crash would, and wait until it is gone. That is a fault: `heal` brings it back."""
         runtime = self.cluster.runtime
         if not isinstance(runtime, CanKill):
             raise RuntimeUnavailable(f"the runtime {runtime.name} cannot kill a member")
         with self._lock("kill"):
             runtime.kill(self.record)
-            self._wanted("stopped")
 
     def pause(self) -> None:
         """Freeze it: it keeps its memory and its connections, and does nothing."""

@@ -199,6 +199,11 @@ class Model:
         """Give the keys attached to `lease`, sorted."""
         return [key for key in self._live if self._current[key].lease == lease]
 
+    def kept(self) -> list[KeyValue]:
+        """Give every version that is kept, tombstones (version 0) too, by revision, and by key within one."""
+        found = [kv for key in self._known for kv in self._versions[key]]
+        return sorted(found, key=_mod_revision)
+
     def events(self, revision: int) -> tuple[Event, ...]:
         """Give the events of `revision`: none if there are not any yet. Raises EtcdError if it was compacted."""
         if revision < max(self._first_logged, self.compacted):

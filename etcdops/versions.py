@@ -14,10 +14,11 @@ from __future__ import annotations
 import os
 import sys
 
-from etcdops.errors import SpecError
+from etcdops.errors import Refused, SpecError
 
 TYPE_CHECKING = False  # `typing` itself is not imported: it costs as much as all the rest of this module
 if TYPE_CHECKING:
+    from collections.abc import Set
     from typing import Any
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "findings",
     "is_unsafe",
     "parse_version",
+    "recommended",
+    "refuse_known_bad",
     "supports",
 ]
 
@@ -63,14 +66,16 @@ class KnownBad:
     """One thing that is known to be wrong with some released versions.
 
     `code` names it for good ("etcd-13766"). `affected` are half-open ranges (from, below). `condition` says when it
-    strikes, `effect` what happens then. `fixed_in` are the first versions without it, `source` is where this is known
-    from. `severity` is "unsafe" where members that crash or restart lose or diverge data, "warn" otherwise.
+    strikes, `needs` which part of that can be looked at: "auth", "tls", "single-member", "voter-down",
+    "unstarted-learner". `effect` says what happens then. `fixed_in` are the first versions without it, `source` is
+    where this is known from. `severity` is "unsafe" where members that crash or restart lose or diverge data, "warn"
+    otherwise.
     `operations` are those that it spoils when `condition` holds: "defrag", "compact", "member.add",
     "member.promote", "member.update", "member.remove", "snapshot.restore", "auth.enable", "force-new-cluster",
-    "upgrade.3.6", "upgrade.3.7". A caller that refuses them should first see whether the condition can hold.
+    "upgrade.3.6", "upgrade.3.7".
     """
 
-    __slots__ = ("affected", "code", "condition", "effect", "fixed_in", "operations", "severity", "source")
+    __slots__ = ("affected", "code", "condition", "effect", "fixed_in", "needs", "operations", "severity", "source")
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class KnownBad:
         source: str,
         severity: str,
         operations: tuple[str, ...],
+        needs: tuple[str, ...] = (),
     ) -> None:
         self.code = code
         self.affected = affected
@@ -92,6 +98,7 @@ class KnownBad:
         self.source = source
         self.severity = severity
         self.operations = operations
+        self.needs = needs
 
     def affects(self, version: Version | str) -> bool:
         """Say whether `version` lies in one of the affected ranges."""
@@ -119,6 +126,7 @@ class _Data:
                 source=row["source"],
                 severity=row["severity"],
                 operations=tuple(row["operations"]),
+                needs=tuple(row.get("needs", ())),
             )
             for row in document["known_bad"]
         )
@@ -129,6 +137,7 @@ class _Data:
             )
             for name, row in document["features"].items()
         }
+        self.recommended = tuple(map(parse_version, document["recommended"]))
 
 
 _loaded: _Data | None = None
@@ -154,15 +163,40 @@ def parse_version(text: str) -> Version:
     return Version((major, minor, patch))
 
 
-def findings(version: Version | str) -> tuple[KnownBad, ...]:
-    """Give everything that is known to be wrong with `version`, what is unsafe first."""
+def findings(version: Version | str, *, excluded: Set[str] = frozenset()) -> tuple[KnownBad, ...]:
+    """Give everything that is known to be wrong with `version`, what is unsafe first.
+
+    Rows that need what is `excluded` (see `KnownBad.needs`) are left out: they cannot strike.
+    """
     version = _version(version)
-    return tuple(row for row in _data().known_bad if row.affects(version))
+    return tuple(row for row in _data().known_bad if row.affects(version) and excluded.isdisjoint(row.needs))
 
 
-def broken_by(version: Version | str, operation: str) -> tuple[KnownBad, ...]:
-    """Give the rows that spoil `operation` (see KnownBad) on `version`, under the condition that each names."""
-    return tuple(row for row in findings(version) if operation in row.operations)
+def broken_by(version: Version | str, operation: str, *, excluded: Set[str] = frozenset()) -> tuple[KnownBad, ...]:
+    """Give the rows that spoil `operation` (see KnownBad) on `version`, save those that need what is `excluded`."""
+    return tuple(row for row in findings(version, excluded=excluded) if operation in row.operations)
+
+
+def refuse_known_bad(
+    version: Version | str, operation: str, *, allow: bool = False, excluded: Set[str] = frozenset()
+) -> None:
+    """Raise Refused if `version` spoils `operation`, with what would happen and when; not if that is allowed.
+
+    Rows that need what is `excluded` do not count: `etcdops.checks.excluded` gives what the facts rule out.
+    """
+    rows = () if allow else broken_by(version, operation, excluded=excluded)
+    if rows:
+        raise Refused(
+            f"{operation} is not safe on etcd {_version(version)}: " + "; ".join(f"[{row.code}] {row}" for row in rows),
+            remedy=f"etcd {recommended(version)} is without it. --allow-known-bad goes on all the same.",
+        )
+
+
+def recommended(version: Version | str) -> Version:
+    """Give the release that members of `version` should be at: of the same minor, or of the next that is supported."""
+    version = _version(version)
+    floors = _data().recommended
+    return next((floor for floor in floors if floor.series >= version.series), floors[-1])
 
 
 def is_unsafe(version: Version | str) -> bool:

@@ -104,6 +104,7 @@ class _Life:
 
 def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
     """Raise MemberFailed, with the lines that matter of what it has logged since its start, if one does not run."""
+    from etcdops.hints import remedy_for
     from etcdops.logs import matter, read_log
 
     states = cluster.runtime.states(cluster.record)
@@ -113,4 +114,5 @@ def fail_if_dead(cluster: Cluster, names: Sequence[str]) -> None:
             lines = matter(list(read_log(cluster.runtime, member))[cluster.logged.get(name, 0) :])
             said = "\n".join(f"    {line.text}" for line in lines) or "    (it logged nothing)"
             whole = f"Its whole log is {member.log}." if member.log else f"Look at `logs --member {name}`."
-            raise MemberFailed(f"member {name} died:\n{said}", remedy=whole)
+            remedies = [remedy_for(said), whole]
+            raise MemberFailed(f"member {name} died:\n{said}", remedy=" ".join(filter(None, remedies)))

@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from etcdops import binaries, drills
+from etcdops import binaries, drills, wire
 from etcdops.cluster import Cluster
 from etcdops.docker import images
 from etcdops.docker.engine import Engine
 from etcdops.hosts import LocalHost
 from etcdops.ports import free_ports
 from etcdops.runtimes.process import ProcessRuntime
+from etcdops.snapshots.saving import save_snapshot
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
 from etcdops.workload.history import pinned_stream, read_history
@@ -308,6 +309,70 @@ def calibration() -> None:
     row("outage of a 1,000 ms freeze, error over 20", figure, "error <= resolution", inside == 20)
 
 
+@contextmanager
+def large_database() -> Iterator[tuple[Path, Cluster]]:
+    """A place with a cluster of one member whose database is 500 MB and more."""
+    with place() as path:
+        cluster = Cluster.create("lab", size=1, store=Store(path / ".etcdops"), offline=True)
+        cluster.up()
+        with wire.Connection(cluster.endpoints[0]) as etcd:
+            for i in range(480):
+                etcd.put(f"bench/{i:03}".encode(), os.urandom(2**20), timeout_s=60.0)
+        say(f"a database of {cluster.members[0].status().db_size / 1e6:.0f} MB is made")
+        yield path, cluster
+
+
+def _resident_mb(argv: list[str], **options: object) -> tuple[float, float]:
+    """Run a command; give how many milliseconds it took, and how much memory of its own it had at most, in MB."""
+    # Linux counts the largest of all children that have ended: one child, in a process of its own.
+    script = (
+        "import resource, subprocess, sys, time; began = time.perf_counter();"
+        "subprocess.run(sys.argv[1:], check=True, stdin=subprocess.DEVNULL, stdout=2);"
+        "took = 1000 * (time.perf_counter() - began);"
+        "print(took, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *argv], check=True, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    took, resident = map(float, done.stdout.split())
+    return took, resident
+
+
+def snapshot_save() -> None:
+    """`snapshot.save` of a 500 MB database against `etcdctl snapshot save`: time, and memory at most."""
+    ours, by_hand, resident = [], [], []
+    etcdctl = str(binaries.find(offline=True).etcdctl)
+    with large_database() as (path, cluster):
+        for i in range(5):
+            file = path / "by-hand.db"
+            by_hand.append(timed([etcdctl, f"--endpoints={cluster.endpoints[0]}", "snapshot", "save", str(file)]))
+            file.unlink()
+            took, most = _resident_mb([str(BIN / "etcdops"), "snapshot.save", str(path / "ours.db")], cwd=path)
+            ours.append(took)
+            resident.append(most)
+            (path / "ours.db").unlink()
+            (path / "ours.db.json").unlink()
+            say(f"snapshot-save {i + 1}/5: {ours[-1]:.0f} ms and {most:.0f} MB, by hand {by_hand[-1]:.0f} ms")
+    ratio = min(ours) / min(by_hand)
+    figure = f"{min(ours):.0f} / {min(by_hand):.0f} = {ratio:.2f} (medians {_median(ours)} / {_median(by_hand)})"
+    row("snapshot.save / etcdctl's, fastest of 5", figure, "<= 1.4", ratio <= 1.4)
+    row("the same: memory at most", f"{max(resident):.0f} MB", "<= 100 MB", max(resident) <= 100)
+
+
+def snapshot_verify() -> None:
+    """`snapshot.verify` of a 500 MB snapshot against `sha256sum` and `etcdutl snapshot status`."""
+    ours, by_hand = [], []
+    etcdutl = str(binaries.find(offline=True).etcdutl)
+    with large_database() as (path, cluster):
+        file = save_snapshot(cluster, path / "x.db").path
+        script = 'sha256sum "$1" && "$2" snapshot status "$1" -w json'
+        for i in range(5):
+            by_hand.append(timed(["sh", "-c", script, "sh", file, etcdutl]))
+            ours.append(timed([str(BIN / "etcdops"), "snapshot.verify", file], cwd=path))
+            say(f"snapshot-verify {i + 1}/5: {ours[-1]:.0f} ms, by hand {by_hand[-1]:.0f} ms")
+    ratio = min(ours) / min(by_hand)
+    figure = f"{min(ours):.0f} / {min(by_hand):.0f} = {ratio:.2f} (medians {_median(ours)} / {_median(by_hand)})"
+    row("snapshot.verify / sha256sum + etcdutl, best of 5", figure, "<= 1.2", ratio <= 1.2)
+
+
 def _fact(path: Path, name: str) -> str:
     import json
 
@@ -326,6 +391,8 @@ BENCHMARKS: dict[str, Callable[[], None]] = {
     "failed-leader": failed_leader,
     "traffic": traffic,
     "calibration": calibration,
+    "snapshot-save": snapshot_save,
+    "snapshot-verify": snapshot_verify,
 }
 
 

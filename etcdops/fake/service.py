@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etcdops import _proto
 from etcdops.errors import EtcdError
+from etcdops.fake.database import snapshot_of
 from etcdops.fake.messages import delete_of, fill, put_of, range_of, txn_of
 from etcdops.fake.watch import WatchStream
 from etcdops.ops import Compact, Grant, Op, Revoke, is_read_only
@@ -21,6 +22,9 @@ __all__ = ["handlers"]
 
 #: etcd's `--max-request-bytes` as it is by default.
 _MOST_BYTES = 3 * 2**19
+
+#: As large as etcd's own pieces of a snapshot.
+_PIECE_BYTES = 2**15
 
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
@@ -48,6 +52,7 @@ def handlers(member: FakeMember) -> dict[str, Callable[[Any], Any]]:
     found: dict[str, Callable[[Any], Any]] = {name: partial(service.answer, call) for name, call in unary.items()}
     found["Lease/LeaseKeepAlive"] = service.lease_keep_alive
     found["Watch/Watch"] = service.watch
+    found["Maintenance/Snapshot"] = service.snapshot
     return {f"/etcdserverpb.{name}": call for name, call in found.items()}
 
 
@@ -216,6 +221,15 @@ class _Service:
 
     def defragment(self, request: Any) -> Any:
         return _proto.DefragmentResponse(header=self._header())
+
+    def snapshot(self, request: Any) -> Iterator[Any]:
+        self._wait_thawed()
+        with self._cluster.changed:
+            data = snapshot_of(self._member)
+        for at in range(0, len(data), _PIECE_BYTES):
+            self._wait_thawed()
+            piece = data[at : at + _PIECE_BYTES]
+            yield _proto.SnapshotResponse(blob=piece, remaining_bytes=len(data) - at - len(piece))
 
     def move_leader(self, request: Any) -> Any:
         self._cluster.transfer(self._member, request.targetID)

@@ -87,7 +87,9 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
             wanted = [member.name for member in cluster.members if member.record.wanted == "running"]
             if wanted:
                 done += [f"{name} {what}" for name, what in cluster.runtime.mend(cluster.record).items()]
-            cluster.wait_serving(wanted, timeout_s=30.0)
+            # With fewer than a quorum wanted, nobody can serve, and that is as it was asked for.
+            if len(wanted) >= cluster.record.spec.quorum:
+                cluster.wait_serving(wanted, timeout_s=30.0)
         except EtcdopsError as error:
             raise HealFailed(
                 f"cluster {cluster.name} could not be healed: {error}",

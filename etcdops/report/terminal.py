@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from etcdops.units import size_text
+
 if TYPE_CHECKING:
     from etcdops.report.verdict import Verdict
     from etcdops.status import ClusterStatus
@@ -108,7 +110,7 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
             str(member.term) if seen else "-",
             str(member.revision) if seen else "-",
             str(newest - member.revision) if seen else "-",
-            _size(member.db_size) if seen else "-",
+            size_text(member.db_size) if seen else "-",
             ", ".join(member.alarms) or "-",
             member.client_url,
         )
@@ -125,14 +127,6 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
             for error in member.errors:
                 console.print(f"{member.name}: {error}", markup=False)
         for warning in status.warnings:
-            console.print(f"warning {warning.code}: {warning.message}", markup=False)
+            style = "bold red" if colour and warning.severity == "error" else None
+            console.print(str(warning), style=style, markup=False)
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

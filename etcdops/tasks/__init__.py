@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images
+from etcdops.tasks import clusters, drills, environment, etcd, images, members, snapshots
 
 __all__ = ["namespace"]
 
@@ -26,7 +26,15 @@ def _collection() -> Collection:
     image = Collection("image")
     image.add_task(images.build, name="build")
     image.add_task(images.list_images, name="list")
-    for each in (drill, cluster, binaries, image):
+    member = Collection("member")
+    for task in members.ALL:
+        member.add_task(task)
+    snapshot = Collection("snapshot")
+    snapshot.add_task(snapshots.save, name="save")
+    snapshot.add_task(snapshots.verify, name="verify")
+    snapshot.add_task(snapshots.list_all, name="list")
+    snapshot.add_task(snapshots.prune, name="prune")
+    for each in (drill, cluster, member, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
     keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")

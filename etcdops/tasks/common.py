@@ -180,15 +180,18 @@ def colour(stream: Any = None) -> bool:
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is destroyed. Raises ConfirmationNeeded when the answer is no, or nobody can be asked."""
+def confirm(question: str, *, yes: bool, name: str = "") -> None:
+    """Ask before something is destroyed, or lost: for a yes, or, with `name`, for that name to be typed.
+
+    Raises ConfirmationNeeded when the answer is another, or nobody can be asked.
+    """
     if yes:
         return
     if sys.stdin is None or not sys.stdin.isatty():
         raise ConfirmationNeeded(
             f"{question} Nobody can be asked: stdin is no terminal", remedy="Nothing was done. Add --yes to go on."
         )
-    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.write(f"{question} {f'Type {name} to go on:' if name else '[y/N]'} ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if sys.stdin.readline().strip().lower() not in ((name,) if name else ("y", "yes")):
         raise ConfirmationNeeded("not confirmed, so nothing was done")

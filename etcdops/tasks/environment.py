@@ -258,19 +258,29 @@ def down_env(
         "cluster",
         "output",
         watch="look again every so many seconds, until Ctrl-C (default with a bare --watch: 2)",
+        gate="look twice, and say whether a change to the cluster would be let through",
     ),
     optional=["watch"],
 )
 @command
-def status(c: Context, cluster: str | None = None, output: str | None = None, watch: str | None = None) -> None:
-    """Show what every member says, now: one verdict line, one table, and warnings with codes.
+def status(
+    c: Context, cluster: str | None = None, output: str | None = None, watch: str | None = None, gate: bool = False
+) -> None:
+    """Show what every member says, now: one verdict line, one table, and findings with codes.
 
     Asks every member at once and is back within two seconds, frozen members or not. Never writes. Exit codes: 0 every
-    voter serves, 4 degraded but serving, 5 no quorum.
+    voter serves, 4 degraded but serving, 5 no quorum. With --gate it looks again a second later, which shows members
+    that do not catch up, and exits 0 if there is no error, 3 if there is one, 5 without a quorum.
     """
     out = output_of(c, output)
     every_s = _period(watch) if watch is not None else 0.0
+    if gate and every_s:
+        from etcdops.errors import SpecError
+
+        raise SpecError("--gate is one answer, and --watch goes on", remedy="Leave one of them out.")
     seen = attach(c, cluster, warn=False)
+    if gate:
+        _gate(seen, out)
     if not every_s:
         now = seen.status()
         emit(_status(now, out))
@@ -278,6 +288,17 @@ def status(c: Context, cluster: str | None = None, output: str | None = None, wa
             raise Exit(code=now.exit_code)
         return
     _watch(seen, out, every_s)
+
+
+def _gate(cluster: Cluster, out: str) -> None:
+    """Show the whole gate, and end with the code that tells whether it is open."""
+    now = cluster.status(gate=True)
+    shown = _status(now, out)
+    count = len(now.blockers)
+    if out == "table":
+        shown += f"\ngate: closed: {count} error{'s' * (count > 1)}" if count else "\ngate: open"
+    emit(shown)
+    raise Exit(code=5 if now.exit_code == 5 else 3 if count else 0)
 
 
 def _period(watch: str | bool) -> float:

@@ -61,7 +61,8 @@ class Connection:
     Every method takes `timeout_s`, the deadline in seconds from now, and raises EtcdError. `https` needs `tls`.
     `connect_timeout_s` bounds one attempt to connect; while one is under way, calls wait for it. After a refusal the
     next call tries anew, at once. With `keepalive_s`, a frozen or cut-off member ends calls and watches after 1.5
-    times that long; etcd by default closes connections that are pinged more often than every 5 s.
+    times that long; etcd by default closes connections that are pinged more often than every 5 s. `window_bytes`
+    bounds what is in memory of a large answer that comes in pieces, such as a snapshot's.
     """
 
     def __init__(
@@ -71,11 +72,12 @@ class Connection:
         *,
         connect_timeout_s: float = 2.0,
         keepalive_s: float = 0.0,
+        window_bytes: int = 0,
     ) -> None:
         self.endpoint = endpoint_url
         self._target, _ = split_url(endpoint_url)
         self._credentials = read_credentials(endpoint_url, tls)
-        self._options = channel_options(connect_timeout_s, keepalive_s)
+        self._options = channel_options(connect_timeout_s, keepalive_s, window_bytes)
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._lock = threading.Lock()
         self._busy = 0

@@ -21,6 +21,7 @@ from grpc import aio
 
 from etcdops import _proto
 from etcdops.errors import EtcdError, SpecError
+from etcdops.hints import remedy_for
 from etcdops.outcomes import is_definite
 from etcdops.spec import Tls
 
@@ -42,14 +43,22 @@ _OPTIONS = (
 )
 
 
-def channel_options(connect_timeout_s: float, keepalive_s: float = 0.0) -> tuple[tuple[str, int], ...]:
+def channel_options(
+    connect_timeout_s: float, keepalive_s: float = 0.0, window_bytes: int = 0
+) -> tuple[tuple[str, int], ...]:
     """Give a channel's options.
 
     `connect_timeout_s` is for one attempt to connect: TCP, TLS and etcd's first word. With `keepalive_s`, a member from
-    which nothing came for so long is asked for a sign of life while calls wait; half that time later they fail.
+    which nothing came for so long is asked for a sign of life while calls wait; half that time later they fail. With
+    `window_bytes`, a member may have sent no more than that which we have not read.
     """
     # In spite of its name, this is gRPC's option for the least time that an attempt to connect is given.
-    connecting = (("grpc.min_reconnect_backoff_ms", round(connect_timeout_s * 1000)),)
+    connecting: tuple[tuple[str, int], ...] = (("grpc.min_reconnect_backoff_ms", round(connect_timeout_s * 1000)),)
+    if window_bytes:
+        # gRPC's own guess at the network's capacity grows to tens of megabytes on loopback, and is slower.
+        connecting += (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", window_bytes))
+        # Answers in pieces are read by the thread that waits for them: half the processor time of handing each over.
+        connecting += (("SingleThreadedUnaryStream", 1),)
     if not keepalive_s:
         return (*_OPTIONS, *connecting)
     return (
@@ -72,7 +81,7 @@ def to_error(error: Any, endpoint: str) -> EtcdError:
     code = error.code()
     name = code.name if code is not None else "UNKNOWN"
     text = error.details() or ""
-    return EtcdError(name, text, endpoint=endpoint, definite=is_definite(name, text))
+    return EtcdError(name, text, endpoint=endpoint, definite=is_definite(name, text), remedy=remedy_for(text))
 
 
 def closed_error(endpoint: str) -> EtcdError:

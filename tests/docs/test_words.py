@@ -20,6 +20,7 @@ import pytest
 import etcdops
 from etcdops import errors, versions
 from etcdops.drills import Drill, all_drills
+from etcdops.findings import CODES
 from etcdops.report.verdict import EXIT_CODES, Verdict
 from etcdops.spec import Timing
 from etcdops.status import ClusterStatus
@@ -247,6 +248,20 @@ def test_every_field_of_a_verdict_is_described() -> None:
 def test_every_field_of_a_status_is_described() -> None:
     """The library's page names every field of what `status -o json` prints."""
     assert set(_fields(ClusterStatus)) <= set(code_words(read("docs/library.md")))
+
+
+def test_every_finding_is_described() -> None:
+    """The page about `status` has a row for every code of a finding, with its severity, and no other."""
+    said = {row[0].strip("`"): row[1] for row in _table("docs/status.md", "code")}
+    assert said == CODES
+
+
+def test_every_finding_is_made_somewhere() -> None:
+    """No code is listed that nothing in our sources finds."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("etcdops/**/*.py"))
+    for code in CODES:
+        elsewhere = sources.count(f'"{code}"') + sources.count(f'f"{code}:') - 1
+        assert elsewhere or code.startswith("alarm-"), code
 
 
 def test_every_event_and_check_is_described() -> None:

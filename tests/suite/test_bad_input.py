@@ -35,7 +35,11 @@ TASKS = [
     ("status",),
     ("logs",),
     ("heal",),
+    ("member.stop", "thor"),
+    ("member.start", "thor"),
+    ("member.move-leader",),
     ("failed-leader",),
+    ("snapshot.save",),
 ]
 
 

@@ -405,7 +405,7 @@ def test_a_record_that_changed_while_it_was_taken_up_is_seen(etcd_cluster: Clust
     """What is written between reading the record and its first use is not missed."""
     store, name = etcd_cluster.store, etcd_cluster.name
     stale = store.load(name)
-    etcd_cluster.member("thor").kill()
+    etcd_cluster.member("thor").stop()
     taken = Cluster(store, stale, etcd_cluster.runtime)
     assert taken.record.member("thor").wanted == "stopped"
 

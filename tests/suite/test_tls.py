@@ -12,30 +12,15 @@ import trustme
 from etcdops import wire
 from etcdops.cluster import Cluster
 from etcdops.errors import EtcdError
-from etcdops.spec import ClusterSpec, MemberSpec, Tls
+from etcdops.spec import ClusterSpec, Tls
 from tests.conftest import CommandLine
+from tests.suite.shared import with_certificates
 
 
 @pytest.fixture
 def spec(tmp_path: Path) -> ClusterSpec:
     """A cluster of three with certificates from an authority of the test's own."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-
-    def issue(name: str) -> tuple[str, str]:
-        # Members as processes meet on loopback, containers by names of their own.
-        issued = authority.issue_cert("127.0.0.1", "localhost", f"{name}.peer", common_name=name)
-        cert, key = tmp_path / f"{name}.pem", tmp_path / f"{name}.key"
-        # etcd takes the chain and the key from files of their own.
-        issued.cert_chain_pems[0].write_to_path(str(cert))
-        issued.private_key_pem.write_to_path(str(key))
-        key.chmod(0o600)
-        return str(cert), str(key)
-
-    plain = ClusterSpec.of_size("lab")
-    members = tuple(MemberSpec(name, cert=cert, key=key) for name in plain.names for cert, key in [issue(name)])
-    cert, key = issue("operator")
-    return ClusterSpec("lab", members, tls=Tls(str(tmp_path / "ca.pem"), cert, key))
+    return with_certificates(tmp_path)
 
 
 def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) -> None:
@@ -77,3 +62,15 @@ def test_a_client_without_a_certificate_is_turned_away(cli: CommandLine, spec: C
     with_own = wire.Connection(cluster.endpoints[0], spec.tls)
     with with_own:
         assert with_own.range(b"k", timeout_s=2.0).count == 0
+
+
+def test_snapshot_with_certificates(cli: CommandLine, spec: ClusterSpec, tmp_path: Path) -> None:
+    """A snapshot of a cluster with mutual TLS is saved with the client's certificate, and verified to the end."""
+    Cluster.create(spec, runtime=cli.runtime, store=cli.store)
+    up = cli("up-env")
+    assert up.code == 0, up.err
+    saved = cli("snapshot.save", str(tmp_path / "x.db"))
+    assert saved.code == 0, saved.err
+    verified = cli("snapshot.verify", str(tmp_path / "x.db"), "--deep", "-o", "json")
+    assert verified.code == 0, verified
+    assert json.loads(verified.out)["level"] == "boot"

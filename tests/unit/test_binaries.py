@@ -504,6 +504,44 @@ def test_etcdctl_for(cached: Callable[..., Path], on_path: Callable[..., Path], 
     assert etcdctl_for("3.5.28", beside=str(tmp_path)) == str(exact / "etcdctl")
 
 
+def test_etcdutl_for(cached: Callable[..., Path], on_path: Callable[..., Path], distro: Path, tmp_path: Path) -> None:
+    """The one beside; else one of the same minor; else the newest there is, for any version; else none."""
+    assert binaries.etcdutl_for("3.5.30") == str(distro / "etcdutl")
+    path = on_path("bin", tool("3.6.4"))
+    assert binaries.etcdutl_for("3.6.0") == str(path / "etcdutl")
+    assert binaries.etcdutl_for("3.5.30") == str(distro / "etcdutl")
+    assert binaries.etcdutl_for("3.4.23") == binaries.etcdutl_for("") == str(path / "etcdutl")
+    cached("3.6.1", ("etcd", "etcdctl"))
+    assert binaries.etcdutl_for("3.6.0", beside=str(tmp_path)) == str(path / "etcdutl")
+    beside = put(tmp_path / "own" / "etcdutl", tool("3.5.9"))
+    assert binaries.etcdutl_for("3.6.0", beside=str(beside.parent)) == str(beside)
+
+
+def test_etcdutl_for_nothing() -> None:
+    """Without one there is none, which is no error."""
+    assert binaries.etcdutl_for("3.5.30") is None
+
+
+def test_find_reader(cached: Callable[..., Path], on_path: Callable[..., Path], distro: Path, tmp_path: Path) -> None:
+    """An etcd of the same minor, a sound one first; else of the next; never an older, and never two minors further."""
+    on_path("bin", tool("3.6.4"))
+    cached("3.7.0")
+    assert binaries.find_reader("3.5.30").version == "3.5.1"
+    cached("3.5.16")
+    assert binaries.find_reader("3.5.30").version == binaries.find_reader("3.5.1").version == "3.5.16"
+    assert binaries.find_reader("3.6.0").version == "3.6.4"
+    assert binaries.find_reader("3.4.23").version == "3.5.16"
+    assert binaries.find_reader("3.7.1").version == "3.7.0"
+    # What the cluster itself runs is the best, known-bad or not.
+    for name in TOOLS:
+        put(tmp_path / "own" / name, tool("3.5.2"))
+    assert binaries.find_reader("3.5.2", beside=str(tmp_path / "own")).version == "3.5.2"
+    assert binaries.find_reader("3.6.0", beside=str(tmp_path / "own")).version == "3.6.4"
+    for none in ("3.3.1", "3.8.0"):
+        with pytest.raises(BinaryError, match="can start from data of etcd"):
+            binaries.find_reader(none)
+
+
 def test_etcdctl_for_nothing() -> None:
     """Without any etcdctl the refusal says where was looked and what to do."""
     with pytest.raises(BinaryError, match="there is no etcdctl here") as caught:

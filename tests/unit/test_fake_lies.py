@@ -100,7 +100,7 @@ def test_after_fault(start: Start) -> None:
     cluster.member("deadpool").kill()
     _put(cluster, b"after")
     assert (_read(cluster, b"before")[1], _read(cluster, b"after")[1]) == ([b"1"], [])
-    assert [finding.code for finding in cluster.status().warnings] == ["two-leaders"]
+    assert [finding.code for finding in cluster.status().warnings] == ["member-stopped", "two-leaders"]
 
 
 def test_two_leaders(start: Start) -> None:

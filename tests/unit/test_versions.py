@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 
 from etcdops import versions
-from etcdops.errors import SpecError
-from etcdops.versions import CURRENT, KnownBad, Version, broken_by, findings, is_unsafe, parse_version, supports
+from etcdops.errors import Refused, SpecError
+from etcdops.versions import (
+    CURRENT,
+    KnownBad,
+    Version,
+    broken_by,
+    findings,
+    is_unsafe,
+    parse_version,
+    recommended,
+    refuse_known_bad,
+    supports,
+)
 
 ROWS: tuple[KnownBad, ...] = versions._data().known_bad
 OPERATIONS = {
@@ -131,6 +142,8 @@ def test_rows_are_sound(found: KnownBad) -> None:
     """Ranges are not empty and end at a fix; severity and operations are of the known words."""
     assert found.severity in ("unsafe", "warn")
     assert set(found.operations) <= OPERATIONS
+    assert set(found.needs) <= {"auth", "tls", "single-member", "voter-down", "unstarted-learner"}
+    assert ("auth is on" in found.condition) is ("auth" in found.needs)
     assert all((found.condition, found.effect, found.source, found.fixed_in, found.affected))
     for first, below in found.affected:
         assert first < below
@@ -273,3 +286,68 @@ def test_data_is_read_late() -> None:
     )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", program], cwd=root, check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("version", "operation", "excluded", "codes"),
+    [
+        ("3.5.1", "defrag", frozenset(), ["etcd-14733", "etcd-20650"]),
+        ("3.5.1", "member.add", frozenset(), ["etcd-21667"]),
+        ("3.5.1", "member.add", frozenset({"voter-down"}), []),
+        ("3.5.16", "member.promote", frozenset({"voter-down"}), ["etcd-20874"]),
+        ("3.5.16", "member.promote", frozenset({"auth"}), []),
+        ("3.4.23", "member.promote", frozenset({"auth"}), ["etcd-15096"]),
+        ("3.4.23", "member.promote", frozenset({"auth", "unstarted-learner"}), []),
+        ("3.5.5", "snapshot.restore", frozenset({"single-member", "tls"}), ["etcd-14571"]),
+        ("3.5.33", "defrag", frozenset(), []),
+    ],
+)
+def test_operations_are_refused_on_known_bad_versions(
+    version: str, operation: str, excluded: frozenset[str], codes: list[str]
+) -> None:
+    """The refusal has each row with its condition, and the flag; what cannot happen, or is allowed, is no reason."""
+    assert [found.code for found in broken_by(version, operation, excluded=excluded)] == codes
+    refuse_known_bad(version, operation, allow=True, excluded=excluded)
+    if not codes:
+        refuse_known_bad(version, operation, excluded=excluded)
+        return
+    with pytest.raises(Refused, match=f"{operation} is not safe on etcd {version}: ") as refused:
+        refuse_known_bad(version, operation, excluded=excluded)
+    for code in codes:
+        assert f"[{code}] {row(code).effect} (when: {row(code).condition}" in str(refused.value)
+    assert "--allow-known-bad" in refused.value.remedy
+    assert str(recommended(version)) in refused.value.remedy
+    assert refused.value.exit_code == 3
+
+
+def test_what_is_excluded_is_not_found() -> None:
+    """A condition that cannot hold takes its rows away, and no others."""
+    everything = findings("3.5.1")
+    without = findings("3.5.1", excluded=frozenset({"single-member"}))
+    assert [found.code for found in everything if found not in without] == ["etcd-14370"]
+
+
+@pytest.mark.parametrize(
+    ("version", "floor"),
+    [
+        ("3.3.1", "3.5.33"),
+        ("3.4.45", "3.5.33"),
+        ("3.5.1", "3.5.33"),
+        ("3.5.40", "3.5.33"),
+        ("3.6.0", "3.6.14"),
+        ("3.7.0", "3.7.1"),
+        ("3.8.0", "3.7.1"),
+    ],
+)
+def test_recommended(version: str, floor: str) -> None:
+    """The release to be at is of the same minor, or of the next that is supported."""
+    assert str(recommended(version)) == floor
+
+
+def test_recommended_releases_have_no_fault_that_a_patch_mends() -> None:
+    """What is known of a recommended release is mended in a later minor, or not at all; CURRENT is one of them."""
+    floors = {recommended(version) for version in ("3.5.0", "3.6.0", "3.7.0")}
+    for floor in floors:
+        for found in findings(floor):
+            assert all(fix.series > floor.series for fix in found.fixed_in), found.code
+    assert parse_version(CURRENT) in floors
