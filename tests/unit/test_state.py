@@ -407,7 +407,7 @@ def test_who_waits_too_long_learns_who_holds_the_lock(store: Store) -> None:
     """After its time a waiter gives up, with the holder's command and process and what to do."""
     with _python(HOLDER, store.root) as holder:
         with (
-            pytest.raises(Locked, match=rf"`drill failed-leader` \(process {holder.pid}, .*; waited 0 s") as caught,
+            pytest.raises(Locked, match=rf"`drill failed-leader` \(process {holder.pid} on .*; waited 0 s") as caught,
             store.lock("lab", "test", wait_s=0.1),
         ):
             pytest.fail("the lock was given twice")
