@@ -96,6 +96,9 @@ class Runtime(Protocol):
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
 
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Remove what a stopped member ran in, if there is such a thing, and keep its data. Safe to call twice."""
+
     def destroy(self, record: ClusterRecord) -> None:
         """End the members at once, and remove their data and all else that was made for them. Safe to call twice."""
 

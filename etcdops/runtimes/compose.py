@@ -277,7 +277,7 @@ class ComposeRuntime:
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with the ids of the containers that there are now, whoever created them."""
         for name, container in self._containers(record).items():
-            if name == _CLIENT or record.member(name).ref == container.id:
+            if name not in record.spec.names or record.member(name).ref == container.id:
                 continue
             member = msgspec.structs.replace(record.member(name), ref=container.id)
             if container.state in ("running", "paused"):
@@ -361,6 +361,12 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Remove a stopped member's container, and keep its volume. Safe to call twice."""
+        found = self._containers(record)
+        if name in found:
+            self.engine.remove([found[name].id])
+
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""
         self._remove(record.id)
@@ -384,6 +390,8 @@ class ComposeRuntime:
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain docker command for an action."""
         container, peer = member.ref[:12], _network(record, "peer")
+        if action == "start" and not container:
+            return f"docker compose -p {project_of(record.spec.name, record.id)} up -d {member.name}"
         commands = {
             "resume": ["unpause", container],
             "isolate": ["network", "disconnect", peer, container],

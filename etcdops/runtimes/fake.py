@@ -211,6 +211,9 @@ class FakeRuntime:
         with found.cluster.changed:
             return bytes(found.logged[offset:])
 
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Do nothing: a member that has ended is its data alone."""
+
     def destroy(self, record: ClusterRecord) -> None:
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""
         cluster = self._clusters.pop(record.id, None)

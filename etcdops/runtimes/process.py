@@ -248,6 +248,9 @@ class ProcessRuntime:
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
 
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Do nothing: of a process that has ended nothing is left but its data."""
+
     def destroy(self, record: ClusterRecord) -> None:
         """Kill the members and remove their data. Safe to call twice."""
         for member in record.members:

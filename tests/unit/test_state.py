@@ -387,7 +387,7 @@ def test_the_lock_waits_for_its_holder_and_names_it(store: Store, wait_until: Wa
         waiter.start()
         _wait_waiting(said, wait_until)
         assert re.fullmatch(
-            rf"waiting for cluster lab: `drill failed-leader` \(process {holder.pid}, since \d{{4}}-.*\)"
+            rf"waiting for cluster lab: `drill failed-leader` \(process {holder.pid} on \S+, since \d{{4}}-.*\)"
             " is working on it",
             said[0],
         )

@@ -1,0 +1,76 @@
+"""The gate before an operation, and after it: what forbids it, and that the cluster is well again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from etcdops import checks
+from etcdops.errors import Refused, WaitTimeout
+from etcdops.facts import Facts
+from etcdops.findings import Finding
+
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster
+    from etcdops.status import ClusterStatus
+
+__all__ = ["DOWN", "PATIENCE_S", "refuse_unhealthy", "settled"]
+
+#: The findings that say of a member that it is not up.
+DOWN = frozenset(("member-stopped", "member-frozen", "member-isolated", "member-unreachable", "member-not-serving"))
+
+#: How long a member may take to serve, and the others to agree again.
+PATIENCE_S = 30.0
+
+
+def refuse_unhealthy(
+    facts: Facts,
+    operation: str,
+    *,
+    about: str = "",
+    ignoring: Collection[str] = (),
+    remedies: dict[str, str] | None = None,
+) -> None:
+    """Raise Refused if the gate finds an error, except about the member `about` and those whose codes are `ignoring`.
+
+    `remedies` says for a code what else helps, with {name} for the member.
+    """
+    found = [
+        finding
+        for finding in checks.findings(facts)
+        if finding.severity == "error" and finding.code not in ignoring and not (about and finding.member == about)
+    ]
+    if not found:
+        return
+    known = remedies or {}
+    more = [known[finding.code].format(name=finding.member) for finding in found if finding.code in known]
+    raise Refused(
+        f"{operation} of {facts.cluster} is refused: {'; '.join(finding.message for finding in found)}",
+        remedy=" ".join(dict.fromkeys([*(finding.remedy for finding in found if finding.remedy), *more]))
+        + " Nothing was changed.",
+    )
+
+
+def settled(
+    cluster: Cluster, before: Sequence[Finding] = (), *, about: str = "", timeout_s: float = PATIENCE_S
+) -> ClusterStatus:
+    """Wait until one leads and the gate finds no error that was not there `before`; give the status then.
+
+    Errors about the member `about` do not count. Raises WaitTimeout, naming what is found, after `timeout_s` seconds.
+    """
+    known = {(finding.code, finding.member) for finding in before}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        status = cluster.status()
+        new = [f for f in status.blockers if (f.code, f.member) not in known and not (about and f.member == about)]
+        # With authentication on, nobody may say who leads.
+        if not new and (status.leader or any(finding.code == "auth" for finding in status.warnings)):
+            return status
+        if time.monotonic() > deadline:
+            said = "; ".join(finding.message for finding in new) or "no member leads"
+            raise WaitTimeout(
+                f"{cluster.name} has not settled within {timeout_s:.0f} s: {said}",
+                remedy=" ".join(finding.remedy for finding in new) or "Look at `status`.",
+            )
+        time.sleep(0.05)
