@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images, members, snapshots
+from etcdops.tasks import clusters, drills, environment, etcd, images, members, membership, snapshots
 
 __all__ = ["namespace"]
 
@@ -27,7 +27,7 @@ def _collection() -> Collection:
     image.add_task(images.build, name="build")
     image.add_task(images.list_images, name="list")
     member = Collection("member")
-    for task in members.ALL:
+    for task in (*membership.ALL, *members.ALL):
         member.add_task(task)
     snapshot = Collection("snapshot")
     snapshot.add_task(snapshots.save, name="save")
