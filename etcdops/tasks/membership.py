@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say
+from etcdops.tasks.optional import may_take
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -27,7 +28,7 @@ _ASKS = {**_COMMON, **_RISK, "yes": HELP["yes"]}
 
 
 @task(
-    positional=["member"],
+    klass=may_take("member.add", "member"),
     help={
         **_COMMON,
         **_RISK,
@@ -129,12 +130,13 @@ def promote(
     """Make a learner a voter, once it has what the leader has: member.promote hulk"""
     target = attach(c, cluster)
     name = flag(c, "member", member)
-
-    def run(**how: Any) -> Plan:
-        how.pop("confirm")
-        return target.promote_member(name, allow_known_bad=allow_known_bad, **how)
-
-    _run(c, target, run, dry_run=dry_run, output=output)
+    _run(
+        c,
+        target,
+        lambda **how: target.promote_member(name, allow_known_bad=allow_known_bad, **how),
+        dry_run=dry_run,
+        output=output,
+    )
 
 
 @task(help=_COMMON)
@@ -163,7 +165,8 @@ def _run(
 
     def ask(plan: Plan) -> None:
         sys.stderr.write(f"{plan_text(plan)}\n")
-        if asking:
+        # What is left of an operation that was asked about when it began has no consequence of its own.
+        if asking and plan.consequence:
             question, yes = asking
             confirm(question, yes=yes, name=target.name)
 
@@ -177,10 +180,7 @@ def _run(
     if not dry_run and plan.steps:
         seen = target.status()
         voters = sum(member.role != "learner" for member in seen.members)
-        say(
-            f"done: {voters} voters, quorum {seen.quorum}, {seen.leader} leads"
-            + "".join(f"; {finding.message}" for finding in seen.warnings if finding.code == "even-size")
-        )
+        say(f"done: {voters} voters, quorum {seen.quorum}, {seen.leader or 'no member'} leads")
 
 
 #: All tasks of this module.
