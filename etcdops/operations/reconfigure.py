@@ -24,6 +24,7 @@ from etcdops.placement import place
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
+    from etcdops.spec import MemberSpec
     from etcdops.state import MemberRecord
 
 __all__ = ["Confirm", "add", "promote", "remove", "replace", "undo"]
@@ -226,12 +227,12 @@ def _refuse_version(cluster: Cluster, facts: Facts, operation: str, allow: bool)
         versions.refuse_known_bad(cluster.record.etcd_version, operation, allow=allow, excluded=quorum.excluded(facts))
 
 
-def _placed(cluster: Cluster, spec: object) -> MemberRecord:
+def _placed(cluster: Cluster, spec: MemberSpec) -> MemberRecord:
     """Choose ports and a place for the data of a new member; nothing is made yet."""
     record = cluster.record
     alone = msgspec.structs.replace(record.spec, members=(spec,))
-    [placed] = place(cluster.runtime, alone, record.id, cluster.store)
-    return msgspec.structs.replace(placed, data=cluster.runtime.next_data(record, placed.name))
+    [placed] = place(cluster.runtime, alone, record.id, cluster.store, generation=record.next_generation(spec.name))
+    return placed
 
 
 def _replacement(cluster: Cluster, old: MemberRecord) -> MemberRecord:

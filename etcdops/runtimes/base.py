@@ -60,7 +60,9 @@ class Runtime(Protocol):
     def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
         """Find, or fetch unless `offline`, what a new cluster will run. Raises BinaryError or ImageError without it."""
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose hosts, ports and places for data of new members. Changes nothing yet; may be asked several times."""
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:

@@ -76,7 +76,9 @@ class FakeRuntime:
         """Give the version that the spec asks for: members in memory need no binaries."""
         return Prepared(spec.etcd_version)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose free loopback ports for new members.
 
         Raises Refused when a pinned port is in use, or the cluster is to have TLS, which is not offered here.
@@ -97,7 +99,7 @@ class FakeRuntime:
                 host="local",
                 client_url=f"http://127.0.0.1:{member.client_port or next(free)}",
                 peer_url=f"http://127.0.0.1:{member.peer_port or next(free)}",
-                data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
+                data=DataRef(f"memory:{cluster_id}/{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members

@@ -60,7 +60,9 @@ class ProcessRuntime:
         found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
         return Prepared(str(found.version), binary=os.path.dirname(found.etcd))
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose ports and places for data of new members. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, the disk has no room for the members' logs, or something already
@@ -83,7 +85,7 @@ class ProcessRuntime:
                 host=self.host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://127.0.0.1:{member.peer_port or fresh.pop()}",
-                data=DataRef(os.path.join(directory, "members", f"{member.name}-g1")),
+                data=DataRef(os.path.join(directory, "members", f"{member.name}-g{generation}"), generation),
                 log=os.path.join(directory, "members", f"{member.name}.log"),
             )
             for member in spec.members
