@@ -13,9 +13,9 @@ import msgspec
 
 from etcdops import quorum, versions
 from etcdops.errors import EtcdopsError, Refused, SpecError
-from etcdops.facts import GAP_S, Facts, collect
+from etcdops.facts import GAP_S, Facts
 from etcdops.operations import membership, pending
-from etcdops.operations.gate import DOWN, refuse_unhealthy
+from etcdops.operations.gate import DOWN, look, refuse_unhealthy
 from etcdops.operations.joining import Reconfiguration
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import Pending
@@ -68,7 +68,7 @@ def add(
     with cluster.locked(f"member.add {name or ''}".rstrip(), progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.add", name)
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
             joins = _of(begun)
         else:
@@ -103,7 +103,7 @@ def replace(
         old = cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.replace", name)
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
             joins = _of(begun)
         else:
@@ -145,7 +145,7 @@ def remove(
         begun = pending.refuse_unfinished(cluster, "member.remove", name)
         leaves = begun.member if begun and begun.member else cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         old_id = begun.old_id if begun else 0
         if not begun:
             _refuse_version(cluster, facts, "member.remove", allow_known_bad)
@@ -182,7 +182,7 @@ def promote(
         begun = pending.load(cluster)
         if begun and begun.target != name:
             pending.refuse_unfinished(cluster)
-        facts = collect(cluster.record, cluster.runtime)
+        facts = look(cluster)
         _refuse_version(cluster, facts, "member.promote", allow_known_bad)
         refuse_unhealthy(facts, f"promoting {name}", about=name)
         plan = membership.plan_promote(cluster.record, facts, name)
@@ -212,7 +212,7 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
             )
         joins = _of(begun)
         cluster.save(cluster.runtime.adopt(cluster.record))
-        facts = collect(cluster.record, cluster.runtime)
+        facts = look(cluster)
         plan = membership.plan_undo(cluster.record, cluster.runtime, facts, joins, begun.operation)
         if not dry_run:
             confirm(plan)
@@ -275,5 +275,5 @@ def _nothing_done(cluster: Cluster, begun: Pending) -> bool:
     joins = _of(begun)
     if joins.recorded_in(cluster.record):
         return False
-    facts = collect(cluster.record, cluster.runtime)
+    facts = look(cluster)
     return quorum.member_list(facts) is not None and membership.find_listed(facts, joins.member) is None
