@@ -22,7 +22,7 @@ from etcdops.errors import MemberFailed, Refused, RuntimeUnavailable
 from etcdops.fake.lies import Lies
 from etcdops.hosts import LocalHost
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -36,7 +36,7 @@ __all__ = ["RUNTIME", "FakeRuntime", "Lies"]
 ON_COMMAND_LINE = False
 
 
-class FakeRuntime:
+class FakeRuntime(MembersAlone):
     """Runs members in memory. Clusters live as long as this object, or until they are destroyed.
 
     `lies` is what they lie about; its fields may be changed at any time: `runtime.lies.two_leaders = True`.
@@ -184,18 +184,6 @@ class FakeRuntime:
         found = self._find(member)
         return found.state if found else "stopped"
 
-    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
-        """Look what every member does, now."""
-        return {member.name: self.state(member) for member in record.members}
-
-    def amiss(self, record: ClusterRecord) -> list[str]:
-        """Give nothing: there are members alone."""
-        return []
-
-    def mend(self, record: ClusterRecord) -> dict[str, str]:
-        """Do nothing, as there is nothing to be mended but members."""
-        return {}
-
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded."""
         for member in record.members:
@@ -227,10 +215,6 @@ class FakeRuntime:
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
         return f"{member.name}: {self.state(member)}, in memory, data {member.data.place}"
-
-    def belongings(self, record: ClusterRecord) -> list[str]:
-        """Name, for a person, everything that `destroy` removes."""
-        return [self.described(record, member) for member in record.members]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the call that does it: there is no command for what is in this process's memory."""
