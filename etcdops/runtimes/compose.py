@@ -382,12 +382,9 @@ class ComposeRuntime:
 
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""
-        self._remove(record.id)
-
-    def _remove(self, cluster_id: str) -> None:
-        self.engine.remove([container.id for container in self.engine.containers(cluster_id=cluster_id)])
+        self.engine.remove([container.id for container in self.engine.containers(cluster_id=record.id)])
         for kind in ("network", "volume"):
-            if names := self.engine.named(kind, cluster_id=cluster_id):
+            if names := self.engine.named(kind, cluster_id=record.id):
                 self.engine.run(kind, "rm", *names)
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -21,10 +20,7 @@ from etcdops.spec import ClusterSpec, Timing
 from etcdops.state import Store
 from tests.conftest import CommandLine, need_runtime, place
 from tests.suite.killed import killed
-from tests.suite.shared import cluster_by
-
-# Read now: tests see nothing of this machine's settings.
-_ETCDS = [path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path]
+from tests.suite.shared import NAMED, cluster_by
 
 
 @pytest.fixture(scope="module", params=runtimes.names())
@@ -311,11 +307,11 @@ def test_a_step_that_fails_says_how_to_go_on(lab: Cluster, monkeypatch: pytest.M
 # -- versions
 
 
-@pytest.mark.parametrize("etcd", _ETCDS or [""], ids=lambda path: Path(path).name)
+@pytest.mark.parametrize("etcd", NAMED.values(), ids=list(NAMED))
 def test_every_version_replaces_a_member(etcd: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each etcd at hand removes a lost member, and adds and promotes the one in its place."""
     monkeypatch.setattr(reconfigure, "GAP_S", 0.0)
-    spec = ClusterSpec.of_size("lab", 3, etcd_bin=f"{etcd}/etcd" if etcd else "", timing=Timing(50, 500))
+    spec = ClusterSpec.of_size("lab", 3, etcd_bin=f"{etcd}/etcd", timing=Timing(50, 500))
     with Cluster.create(spec, store=Store(tmp_path), temporary=True) as lab:
         lab.member("thor").kill()
         lab.replace_member("thor", allow_known_bad=True)
