@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from etcdops.snapshots.manifest import Snapshot as Snapshot
     from etcdops.snapshots.pruning import plan_prune as plan_prune
     from etcdops.snapshots.pruning import prune_snapshots as prune_snapshots
+    from etcdops.snapshots.remote import Pushed as Pushed
+    from etcdops.snapshots.remote import list_remote_snapshots as list_remote_snapshots
+    from etcdops.snapshots.remote import pull_snapshot as pull_snapshot
+    from etcdops.snapshots.remote import push_snapshot as push_snapshot
     from etcdops.snapshots.saving import save_snapshot as save_snapshot
     from etcdops.snapshots.verifying import verify_snapshot as verify_snapshot
     from etcdops.spec import ClusterSpec as ClusterSpec
@@ -47,15 +51,19 @@ _HOMES = {
     "Member": "member",
     "MemberSpec": "spec",
     "ProcessRuntime": "runtimes.process",
+    "Pushed": "snapshots.remote",
     "Snapshot": "snapshots.manifest",
     "Store": "state",
     "Timing": "spec",
     "Tls": "spec",
     "Verdict": "report.verdict",
     "heal": "faults.heal",
+    "list_remote_snapshots": "snapshots.remote",
     "list_snapshots": "snapshots.catalog",
     "plan_prune": "snapshots.pruning",
     "prune_snapshots": "snapshots.pruning",
+    "pull_snapshot": "snapshots.remote",
+    "push_snapshot": "snapshots.remote",
     "run_drill": "drills:run",
     "save_snapshot": "snapshots.saving",
     "verify_snapshot": "snapshots.verifying",

@@ -20,6 +20,8 @@ __all__ = [
     "Snapshot",
     "SnapshotMember",
     "Verified",
+    "decode_manifest",
+    "encode_manifest",
     "manifest_path",
     "now",
     "read_manifest",
@@ -157,11 +159,19 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
         return None
     except OSError as error:
         raise SnapshotError(f"cannot read the manifest {beside}: {error.strerror or error}") from error
+    return decode_manifest(content, str(beside), remedy=remedy)
+
+
+def decode_manifest(content: bytes, where: str, *, remedy: str = "") -> Manifest:
+    """Give the manifest that was read from `where`.
+
+    Raises SnapshotError for one that is damaged, with `remedy`, or that was written by a newer release.
+    """
     try:
         schema = msgspec.json.decode(content, type=_Schema).schema
         if schema > SCHEMA:
             raise SnapshotError(
-                f"the manifest {beside} has schema {schema}, and this release of etcdops reads up to {SCHEMA}",
+                f"the manifest {where} has schema {schema}, and this release of etcdops reads up to {SCHEMA}",
                 remedy="Use the newer release of etcdops that wrote it.",
             )
         manifest = msgspec.json.decode(content, type=Manifest)
@@ -169,13 +179,18 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest | None:
             if datetime.fromisoformat(time).tzinfo is None:
                 raise ValueError(f"{time!r} has no time zone")
     except (msgspec.MsgspecError, ValueError) as error:
-        raise SnapshotError(f"the manifest {beside} is damaged: {error}", remedy=remedy) from error
+        raise SnapshotError(f"the manifest {where} is damaged: {error}", remedy=remedy) from error
     return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Give a manifest as its file has it."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
 def write_manifest(path: str | os.PathLike[str], manifest: Manifest) -> None:
     """Write the manifest of the snapshot at `path`, as a whole or not at all; raise StateError if that fails."""
-    replace_file(manifest_path(path), msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n", mode=0o600)
+    replace_file(manifest_path(path), encode_manifest(manifest), mode=0o600)
 
 
 class _Schema(msgspec.Struct):

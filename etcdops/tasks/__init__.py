@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, snapshots
+from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, remote, snapshots
 
 __all__ = ["namespace"]
 
@@ -37,6 +37,8 @@ def _collection() -> Collection:
     snapshot.add_task(snapshots.verify, name="verify")
     snapshot.add_task(snapshots.list_all, name="list")
     snapshot.add_task(snapshots.prune, name="prune")
+    snapshot.add_task(remote.push, name="push")
+    snapshot.add_task(remote.pull, name="pull")
     for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.

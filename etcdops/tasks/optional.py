@@ -12,8 +12,10 @@ from invoke.tasks import Task
 __all__ = ["may_take"]
 
 
-def may_take(task_name: str, argument: str) -> type[Task[Any]]:
+def may_take(task_name: str, argument: str, *, after: int = 0) -> type[Task[Any]]:
     """Give a class for the task `task_name` (as it is typed) whose `argument` may be a word of its own, or absent.
+
+    It stands `after` so many words that have to be there.
 
     Invoke knows positional arguments that have to be there, and none that may; which of the two it is here is seen in
     the command line. A word that is a task's name is that task: `snapshot.save ./status` writes a file of that name.
@@ -24,16 +26,19 @@ def may_take(task_name: str, argument: str) -> type[Task[Any]]:
             """Give what the parser takes."""
             arguments: list[Argument] = super().get_arguments(*args, **kwargs)
             takes_value = {name for each in arguments if each.takes_value for name in each.names}
-            if _has_word(sys.argv, task_name, takes_value):
+            if _has_word(sys.argv, task_name, takes_value, after):
                 for each in arguments:
-                    each.positional = each.name == argument
+                    each.positional = each.positional or each.name == argument
             return arguments
 
     return MayTake
 
 
-def _has_word(argv: Sequence[str], task_name: str, takes_value: set[str]) -> bool:
-    """Whether, in a command line, a word follows the task that is no flag, no flag's value and no task."""
+def _has_word(argv: Sequence[str], task_name: str, takes_value: set[str], after: int) -> bool:
+    """Whether, in a command line, a word follows the task that is no flag, no flag's value and no task.
+
+    The first `after` words are not that one, whatever they are.
+    """
     start = next((i for i, word in enumerate(argv) if word.rpartition(task_name)[1:] == (task_name, "")), 0)
     if not start:
         return False
@@ -42,6 +47,9 @@ def _has_word(argv: Sequence[str], task_name: str, takes_value: set[str]) -> boo
         if word.startswith("-") and len(word) > 1:
             if word.lstrip("-") in takes_value:
                 next(words, None)
+            continue
+        if after:
+            after -= 1
             continue
         from etcdops.tasks import namespace
 

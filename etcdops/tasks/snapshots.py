@@ -1,4 +1,4 @@
-"""Tasks about snapshots: snapshot.save, snapshot.verify, snapshot.list, snapshot.prune."""
+"""Tasks about snapshots here: snapshot.save, snapshot.verify, snapshot.list, snapshot.prune."""
 
 from __future__ import annotations
 
@@ -130,17 +130,32 @@ def _report_text(report: SnapshotReport) -> str:
     name="list",
     help={
         "cluster": HELP["cluster"].replace("lab", "all"),
-        "dir": "look in this directory instead of the state directory",
+        "dir": "look in this directory, or at this URL (see snapshot.push), instead of the state directory",
+        "endpoint-url": "where the store is, for s3:// that is not AWS (default: AWS_ENDPOINT_URL)",
         "output": HELP["output"],
     },
 )
 @command
-def list_all(c: Context, cluster: str | None = None, dir: str | None = None, output: str | None = None) -> None:
-    """List the snapshots that there are, newest first, and what is not as it should be."""
+def list_all(
+    c: Context,
+    cluster: str | None = None,
+    dir: str | None = None,
+    endpoint_url: str | None = None,
+    output: str | None = None,
+) -> None:
+    """List the snapshots that there are, newest first, and what is not as it should be: snapshot.list --dir URL"""
+    from etcdops.snapshots.addresses import is_url
     from etcdops.snapshots.catalog import list_snapshots
 
     out = output_of(c, output)
-    found = list_snapshots(cluster=flag(c, "cluster", cluster), directory=flag(c, "dir", dir))
+    name, directory = flag(c, "cluster", cluster), flag(c, "dir", dir)
+    if is_url(directory):
+        from etcdops.snapshots.remote import list_remote_snapshots
+
+        endpoint = flag(c, "endpoint_url", endpoint_url)
+        found = list_remote_snapshots(directory, name, endpoint_url=endpoint, progress=say)
+    else:
+        found = list_snapshots(cluster=name, directory=directory)
     if out == "json":
         emit_json({"schema": 1, "snapshots": found})
         return
