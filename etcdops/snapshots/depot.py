@@ -61,6 +61,10 @@ class Depot(ABC):
         return f"{self.address.text.rstrip('/')}/{name}"
 
     @abstractmethod
+    def check(self) -> None:
+        """Raise OSError, or an EtcdopsError, where nothing can be put because there is no such place."""
+
+    @abstractmethod
     def entries(self) -> dict[str, Entry]:
         """Give the files, by name; raises FileNotFoundError where there is no such place."""
 
@@ -122,6 +126,11 @@ class DirectoryDepot(Depot):
         super().__init__(address)
         self._store = store
         self._directory = Path(address.path)
+
+    def check(self) -> None:
+        """Raise Refused where there is no such directory."""
+        if not self._directory.is_dir():
+            raise Refused(f"there is no directory {self._directory}", remedy=f"`mkdir -p {self._directory}` makes it.")
 
     def entries(self) -> dict[str, Entry]:
         """Give the files, by name."""

@@ -27,6 +27,9 @@ _PART_BYTES = 5 * 2**20
 
 _CONNECT_S = 10.0
 
+#: How long the connection may take to be closed.
+_END_S = 5.0
+
 
 class S3Depot(Depot):
     """The objects under a prefix; names with a further slash are not seen."""
@@ -47,6 +50,7 @@ class S3Depot(Depot):
             fixed_upload_size=True,
             config_kwargs={"connect_timeout": min(_CONNECT_S, stall_s), "read_timeout": stall_s},
         )
+        self._aborted = False
         # botocore tries again by itself.
         self._fs.retries = 1
 
@@ -55,6 +59,10 @@ class S3Depot(Depot):
 
     def _path(self, name: str) -> str:
         return f"{self._bucket}/{self._prefix}{name}"
+
+    def check(self) -> None:
+        """Raise FileNotFoundError where there is no such bucket."""
+        self._call("head_bucket")
 
     def entries(self) -> dict[str, Entry]:
         """Give the objects, by name."""
@@ -90,7 +98,7 @@ class S3Depot(Depot):
         try:
             yield part
         finally:
-            part.discard()
+            part.discard(tell=not self._aborted)
 
     def remove(self, name: str) -> None:
         """Remove an object."""
@@ -120,24 +128,28 @@ class S3Depot(Depot):
 
     def abort(self) -> None:
         """End what is under way: whoever waits for it gets an error, or nothing."""
-        self._loop.call_soon_threadsafe(self._cancel)
+        self._aborted = True
+        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop)
 
-    def _cancel(self) -> None:
-        for task in asyncio.all_tasks(self._loop):
+    async def _cancel(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def close(self) -> None:
         """Let go of the connection, and end the loop."""
         if self._loop.is_closed():
             return
         with suppress(Exception):
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(5.0)
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_END_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join(_END_S)
         if not self._thread.is_alive():
             self._loop.close()
 
     async def _end(self) -> None:
+        await self._cancel()
         client, self._fs._s3 = self._fs._s3, None
         if client is not None:
             await client.close()
@@ -164,10 +176,12 @@ class _Part:
             raise
         self._published = True
 
-    def discard(self) -> None:
+    def discard(self, *, tell: bool) -> None:
+        """Let it go; the store is told, where it still listens, and otherwise keeps the parts, which nobody sees."""
         if self._published:
             return
-        # To close it, as whoever collects it would, completes it.
-        with suppress(Exception):
-            self._file.discard()
+        if tell:
+            with suppress(Exception):
+                self._file.discard()
+        # Whoever collects it would otherwise close it, and that completes it.
         self._file.closed = True

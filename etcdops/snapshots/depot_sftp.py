@@ -73,12 +73,10 @@ class SftpDepot(Depot):
             except paramiko.BadHostKeyException as error:
                 raise _changed_key(target, error) from error
             except paramiko.AuthenticationException as error:
-                raise Refused(
-                    f"{target.user}@{target.host} accepts no key of yours: {error}",
-                    remedy=f"`ssh {target.login}` must work without a question: `ssh-add` unlocks a key that has a"
-                    " passphrase, `ssh-copy-id` installs one.",
-                ) from error
+                raise _no_key(target, str(error)) from error
             except (paramiko.SSHException, OSError, EOFError) as error:
+                if str(error) == "No authentication methods available":
+                    raise _no_key(target, "there is none") from error
                 raise Refused(
                     f"cannot connect to {target.host}, port {target.port}: {_said(error)}",
                     remedy=f"See whether `sftp {target.login.replace('-p', '-P')}` works.",
@@ -87,6 +85,10 @@ class SftpDepot(Depot):
 
     def _path(self, name: str) -> str:
         return posixpath.join(self.address.path, name)
+
+    def check(self) -> None:
+        """Raise FileNotFoundError where there is no such directory."""
+        self._connected().ftp.stat(self.address.path or ".")
 
     def entries(self) -> dict[str, Entry]:
         """Give the files, by name."""
@@ -247,6 +249,14 @@ class _Unknown(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
             remedy=f"Connect once with `ssh {target.login}`, and compare the fingerprint with that of the server's"
             " administrator before you accept it.",
         )
+
+
+def _no_key(target: _Target, problem: str) -> Refused:
+    return Refused(
+        f"{target.user}@{target.host} accepts no key of yours: {problem}",
+        remedy=f"`ssh {target.login}` must work without a question: `ssh-add` unlocks a key that has a passphrase,"
+        " `ssh-copy-id` installs one.",
+    )
 
 
 def _changed_key(target: _Target, error: Any) -> Refused:

@@ -271,6 +271,7 @@ def _push(depot: Depot, source: Path, manifest: Manifest, work: Work) -> bool:
     name = source.name
     beside = f"{name}{_MANIFEST}"
     work.begin("looking what is there")
+    depot.check()
     size, described = depot.size(name), depot.size(beside) is not None
     if size is None and described:
         raise Refused(

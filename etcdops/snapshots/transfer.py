@@ -17,8 +17,9 @@ T = TypeVar("T")
 #: How often the watcher looks.
 _LOOK_S = 0.1
 
-#: How long what is stopped may take to tidy up, before and after its connection is cut.
+#: How long what is stopped may take to tidy up, before its connection is cut and after that.
 _GRACE_S = 5.0
+_END_S = 1.0
 
 
 class Stopped(Exception):
@@ -75,12 +76,13 @@ def watch(
         finally:
             over.set()
 
+    stalled = False
     threading.Thread(target=run, name="etcdops-transfer", daemon=True).start()
     try:
         while not over.wait(_LOOK_S):
             silent_s = time.monotonic() - state.last
             if silent_s > stall_s:
-                abort()
+                stalled = True
                 raise SnapshotError(
                     f"nothing has moved for {stall_s:.0f} s while {state.doing} ({where}), after {state.done} bytes",
                     remedy="Look at the network and at the other end, and do it again. --stall SECONDS waits longer.",
@@ -88,9 +90,9 @@ def watch(
             state.pace(state.done, note=f"; nothing for {silent_s:.0f} s" if silent_s > EVERY_S else "")
     except BaseException:
         state.stop()
-        if not over.wait(_GRACE_S):
+        if stalled or not over.wait(_GRACE_S):
             abort()
-            over.wait(_GRACE_S)
+            over.wait(_END_S)
         raise
     if broke:
         raise broke[0]

@@ -87,13 +87,14 @@ def ssh_server(directory: Path) -> Iterator[SshServer]:
     (home / ".ssh").mkdir(parents=True, mode=0o700)
     for path in (directory / "host_key", home / ".ssh" / "id_ed25519"):
         subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True, timeout=30)
+    shutil.copy(home / ".ssh" / "id_ed25519.pub", directory / "authorized_keys")
     if os.geteuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     [port] = free_ports(LocalHost(), 1, ())
     config = {
         "ListenAddress": f"127.0.0.1:{port}",
         "HostKey": directory / "host_key",
-        "AuthorizedKeysFile": home / ".ssh" / "id_ed25519.pub",
+        "AuthorizedKeysFile": directory / "authorized_keys",
         "PidFile": "none",
         "StrictModes": "no",
         "UsePAM": "no",
@@ -136,7 +137,7 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
     ]
     argv = [
         *(weed, "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={directory / 'data'}", *flags),
-        *("-s3", f"-s3.config={directory / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=4"),
+        *("-s3", f"-s3.config={directory / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=50"),
         *("-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
     ]
     env = {
@@ -145,6 +146,7 @@ def s3_server(directory: Path) -> Iterator[S3Server]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports[0]}",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "2",
     }
 
     def answers() -> bool:

@@ -10,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,8 +32,8 @@ from tests.suite.storage import S3Server, SshServer, bad_line, s3_server, ssh_se
 
 Wait = Callable[..., None]
 
-#: Bytes of values: enough for several parts in S3.
-_LARGE = 12 * 2**20
+#: Bytes of values: enough for two parts in S3.
+_LARGE = 6 * 2**20
 
 
 class Place(NamedTuple):
@@ -47,18 +48,19 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two snapshots of one cluster that is gone, the older and larger one, and the newer."""
+    """Two snapshots of one cluster that is gone, a small one, and then a large one."""
     store = Store(tmp_path_factory.mktemp("saved") / ".etcdops")
     kept = tmp_path_factory.mktemp("kept")
     with Cluster.create(ClusterSpec.of_size("lab", 1), store=store, temporary=True) as cluster:
         client = cluster.client()
-        for i in range(12):
-            client.put(f"key/{i}", os.urandom(_LARGE // 24).hex())
-        older = save_snapshot(cluster, kept / "first.db")
         client.put("key", "value")
-        newer = save_snapshot(cluster, kept / "second.db")
-    assert older.size > _LARGE
-    return Path(older.path), Path(newer.path)
+        small = save_snapshot(cluster, kept / "first.db")
+        for i in range(8):
+            client.put(f"key/{i}", os.urandom(_LARGE // 16).hex())
+        large = save_snapshot(cluster, kept / "second.db")
+    assert small.size < 2**20
+    assert large.size > _LARGE
+    return Path(small.path), Path(large.path)
 
 
 @pytest.fixture(scope="module")
@@ -162,33 +164,33 @@ def test_there_and_back(there: Place, saved: tuple[Path, Path], store: Store, tm
 
 def test_nothing_is_overwritten(there: Place, saved: tuple[Path, Path], store: Store, tmp_path: Path) -> None:
     """Another snapshot under the same name is refused, there and here; what was there stays as it was."""
-    push_snapshot(saved[1], there.url)
+    push_snapshot(saved[0], there.url)
     before = _names(there)
-    other = tmp_path / "second.db"
-    shutil.copy2(saved[0], other)
-    shutil.copy2(manifest_path(saved[0]), manifest_path(other))
+    other = tmp_path / "first.db"
+    shutil.copy2(saved[1], other)
+    shutil.copy2(manifest_path(saved[1]), manifest_path(other))
     with pytest.raises(Refused, match="is there already with other content, and is not overwritten"):
         push_snapshot(other, there.url)
     assert _names(there) == before
     with pytest.raises(Refused, match="exists already, and is not overwritten"):
-        pull_snapshot(f"{there.url}/second.db", other, store=store)
-    assert other.read_bytes() == saved[0].read_bytes()
+        pull_snapshot(f"{there.url}/first.db", other, store=store)
+    assert other.read_bytes() == saved[1].read_bytes()
 
 
 def test_a_push_that_was_interrupted_goes_on(there: Place, saved: tuple[Path, Path], tmp_path: Path) -> None:
     """Without its manifest a snapshot counts as unknown; the next push reads it, and adds the manifest alone."""
-    _put(there, tmp_path, "second.db", saved[1].read_bytes())
-    assert _names(there)["second.db"].state == "unknown"
-    assert not push_snapshot(saved[1], there.url).already
-    assert _names(there)["second.db"].state == "ok"
+    _put(there, tmp_path, "first.db", saved[0].read_bytes())
+    assert _names(there)["first.db"].state == "unknown"
+    assert not push_snapshot(saved[0], there.url).already
+    assert _names(there)["first.db"].state == "ok"
     # Under a name that is another's, it is the content that tells.
-    _put(there, tmp_path, "first.db", saved[1].read_bytes())
+    _put(there, tmp_path, "second.db", saved[0].read_bytes())
     with pytest.raises(Refused, match="with other content"):
-        push_snapshot(saved[0], there.url)
-    _put(there, tmp_path, "lost.db.json", manifest_path(saved[0]).read_bytes())
+        push_snapshot(saved[1], there.url)
+    _put(there, tmp_path, "lost.db.json", manifest_path(saved[1]).read_bytes())
     lost = tmp_path / "lost.db"
-    shutil.copy2(saved[0], lost)
-    shutil.copy2(manifest_path(saved[0]), manifest_path(lost))
+    shutil.copy2(saved[1], lost)
+    shutil.copy2(manifest_path(saved[1]), manifest_path(lost))
     with pytest.raises(Refused, match="the snapshot that it describes is not"):
         push_snapshot(lost, there.url)
 
@@ -197,11 +199,11 @@ def test_what_is_not_sound_stays_where_it_is(
     there: Place, saved: tuple[Path, Path], store: Store, tmp_path: Path
 ) -> None:
     """One flipped byte here, and nothing is pushed; one there, and nothing is kept."""
-    right = saved[1].read_bytes()
+    right = saved[0].read_bytes()
     flipped = right[:5000] + bytes([right[5000] ^ 1]) + right[5001:]
     path = tmp_path / "x.db"
     path.write_bytes(flipped)
-    shutil.copy2(manifest_path(saved[1]), manifest_path(path))
+    shutil.copy2(manifest_path(saved[0]), manifest_path(path))
     with pytest.raises(SnapshotError, match="its bytes are not those of which its manifest tells"):
         push_snapshot(path, there.url)
     assert _names(there) == {}
@@ -209,7 +211,7 @@ def test_what_is_not_sound_stays_where_it_is(
     for name, content, said in (
         ("bad.db", flipped, "last 32 bytes are not the SHA-256 of the others. Nothing was kept"),
         ("cut.db", right[:-4096], f"its size should be {len(right)}, and is {len(right) - 4096}"),
-        ("other.db", saved[0].read_bytes(), "not"),
+        ("other.db", saved[1].read_bytes(), "not"),
     ):
         _put(there, tmp_path, name, content)
         _put(there, tmp_path, f"{name}.json", manifest_path(path).read_bytes())
@@ -252,7 +254,6 @@ def _through(there: Place, port: int, request: pytest.FixtureRequest) -> str:
     """Give the URL of a place by another port; the environment is seen to."""
     if there.kind == "s3":
         request.getfixturevalue("monkeypatch").setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        request.getfixturevalue("monkeypatch").setenv("AWS_MAX_ATTEMPTS", "2")
         return there.url
     request.getfixturevalue("ssh").know(there.server_port, port)
     return there.line(port)
@@ -268,7 +269,7 @@ def test_line_that_breaks(
     there: Place, saved: tuple[Path, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half-way up, it is an error, and nothing there looks whole; the next push is as the first."""
-    with bad_line(there.server_port, limit=_LARGE // 2) as line:
+    with bad_line(there.server_port, limit=_LARGE * 2 // 3) as line:
         url = _through(there, line.port, request)
         with pytest.raises(SnapshotError, match=r"cannot push second\.db to .*, while pushing second\.db: ") as raised:
             push_snapshot(saved[1], url)
@@ -280,15 +281,18 @@ def test_line_that_breaks(
     assert not push_snapshot(saved[1], there.url).already
 
 
+# What the hung connection has not sent is let go with it, and asyncio calls that unclosed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("there", ["s3", "sftp"], indirect=True)
 def test_line_that_stalls(
     there: Place, saved: tuple[Path, Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When nothing moves for so long, it is an error that says so, and nothing there looks whole."""
-    with bad_line(there.server_port, limit=_LARGE // 2, then="hold") as line:
+    with bad_line(there.server_port, limit=_LARGE * 2 // 3, then="hold") as line:
         url = _through(there, line.port, request)
         with pytest.raises(SnapshotError, match=r"nothing has moved for 1 s while pushing second\.db"):
             push_snapshot(saved[1], url, stall_s=1.0)
+        assert not [each for each in threading.enumerate() if each.name in ("etcdops-transfer", "etcdops-s3")]
     _straight(there, monkeypatch)
     assert "second.db" not in _names(there)
 
@@ -338,12 +342,12 @@ def test_host_key_is_checked(ssh: SshServer, known_hosts: Path, saved: tuple[Pat
     ):
         known_hosts.write_text(content)
         with pytest.raises(Refused, match=said) as raised:
-            push_snapshot(saved[1], url)
+            push_snapshot(saved[0], url)
         assert f"the host key of {at} " in str(raised.value)
         assert "ssh-ed25519 SHA256:" in str(raised.value)
         assert "administrator" in raised.value.remedy
         assert known_hosts.read_text() == content
-    assert not [*tmp_path.glob("second*")]
+    assert not [*tmp_path.glob("first*")]
 
 
 def test_host_key_that_is_known(ssh: SshServer, known_hosts: Path, saved: tuple[Path, Path], tmp_path: Path) -> None:
@@ -351,15 +355,15 @@ def test_host_key_that_is_known(ssh: SshServer, known_hosts: Path, saved: tuple[
     ssh.know(ssh.port)
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(known_hosts)], check=True, timeout=30, capture_output=True)
     assert "127.0.0.1" not in known_hosts.read_text()
-    assert not push_snapshot(saved[1], ssh.url(tmp_path)).already
+    assert not push_snapshot(saved[0], ssh.url(tmp_path)).already
     known_hosts.write_text(f"vault {ssh.host_key}\n")
     config = ssh.home / ".ssh" / "config"
     config.write_text(f"Host backup\n HostName 127.0.0.1\n Port {ssh.port}\n HostKeyAlias vault\n")
     try:
-        pushed = push_snapshot(saved[1], f"sftp://backup{tmp_path}")
+        pushed = push_snapshot(saved[0], f"sftp://backup{tmp_path}")
     finally:
         config.unlink()
-    assert (pushed.already, pushed.url) == (True, f"sftp://backup{tmp_path}/second.db")
+    assert (pushed.already, pushed.url) == (True, f"sftp://backup{tmp_path}/first.db")
 
 
 def test_files_behind_sftp_are_for_their_owner(
@@ -367,13 +371,13 @@ def test_files_behind_sftp_are_for_their_owner(
 ) -> None:
     """What is put there is readable for its owner alone, as it is here; /~/ is the home directory."""
     ssh.know(ssh.port)
-    push_snapshot(saved[1], ssh.url(tmp_path))
-    for name in ("second.db", "second.db.json"):
+    push_snapshot(saved[0], ssh.url(tmp_path))
+    for name in ("first.db", "first.db.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
     # The server's home directory is the account's, so it is only looked into.
     url = f"sftp://127.0.0.1:{ssh.port}/~/{os.path.relpath(tmp_path, Path(pwd.getpwuid(os.geteuid()).pw_dir))}"
     [found] = list_remote_snapshots(url)
-    assert found.path == f"{url}/second.db"
+    assert found.path == f"{url}/first.db"
 
 
 def test_sftp_refusals(ssh: SshServer, known_hosts: Path, saved: tuple[Path, Path], tmp_path: Path) -> None:
@@ -381,20 +385,18 @@ def test_sftp_refusals(ssh: SshServer, known_hosts: Path, saved: tuple[Path, Pat
     ssh.know(ssh.port)
     key = ssh.home / ".ssh" / "id_ed25519"
     with pytest.raises(Refused, match=f"there is no directory {tmp_path}/no there"):
-        push_snapshot(saved[1], ssh.url(tmp_path / "no"))
-    with pytest.raises(Refused, match="cannot connect to 127.0.0.1, port 1: "):
-        push_snapshot(saved[1], "sftp://127.0.0.1:1/x")
+        push_snapshot(saved[0], ssh.url(tmp_path / "no"))
+    with pytest.raises(Refused, match=r"cannot connect to 127\.0\.0\.1, port 1: "):
+        push_snapshot(saved[0], "sftp://127.0.0.1:1/x")
     key.rename(tmp_path / "kept")
     try:
         with pytest.raises(Refused, match="accepts no key of yours: there is none"):
-            push_snapshot(saved[1], ssh.url(tmp_path))
+            push_snapshot(saved[0], ssh.url(tmp_path))
         _key(key)
         with pytest.raises(Refused, match="accepts no key of yours: Authentication failed"):
-            push_snapshot(saved[1], ssh.url(tmp_path))
+            push_snapshot(saved[0], ssh.url(tmp_path))
     finally:
-        public = (tmp_path / "kept").rename(key)
-        made = subprocess.run(["ssh-keygen", "-y", "-f", str(public)], check=True, timeout=30, capture_output=True)
-        key.with_suffix(".pub").write_bytes(made.stdout)
+        (tmp_path / "kept").rename(key)
 
 
 # -- S3
@@ -408,18 +410,18 @@ def test_s3_refusals(s3: S3Server, saved: tuple[Path, Path], tmp_path: Path, mon
         (url, {"AWS_SECRET_ACCESS_KEY": "wrong"}, "whose keys are used"),
         (url, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Set AWS_ACCESS_KEY_ID"),
         ("s3://nobody/x", {}, "aws s3 mb s3://nobody"),
-        (url, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}, "--endpoint-url"),
+        (url, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "--endpoint-url"),
     ):
         with monkeypatch.context() as patch:
             for name, value in {**s3.env, **env}.items():
                 patch.setenv(name, value)
-            with pytest.raises(Refused, match="cannot push second.db to ") as raised:
-                push_snapshot(saved[1], to)
+            with pytest.raises(Refused, match="cannot push ") as raised:
+                push_snapshot(saved[0], to)
         assert said in raised.value.remedy, raised.value
     for name, value in s3.env.items():
         if name != "AWS_ENDPOINT_URL":
             monkeypatch.setenv(name, value)
-    assert not push_snapshot(saved[1], url, endpoint_url=s3.env["AWS_ENDPOINT_URL"]).already
+    assert not push_snapshot(saved[0], url, endpoint_url=s3.env["AWS_ENDPOINT_URL"]).already
 
 
 def test_s3_by_tls(s3: S3Server, saved: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,10 +432,10 @@ def test_s3_by_tls(s3: S3Server, saved: tuple[Path, Path], tmp_path: Path, monke
         for name, value in {**s3.env, "AWS_ENDPOINT_URL": f"https://127.0.0.1:{port}"}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(Refused, match="certificate verify failed") as raised:
-            push_snapshot(saved[1], "s3://backups/tls")
+            push_snapshot(saved[0], "s3://backups/tls")
         assert "AWS_CA_BUNDLE" in raised.value.remedy
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-        push_snapshot(saved[1], "s3://backups/tls")
+        push_snapshot(saved[0], "s3://backups/tls")
 
 
 def test_s3_overwrites_nothing_that_comes_between(s3: S3Server, saved: tuple[Path, Path], monkeypatch: Any) -> None:
@@ -512,16 +514,16 @@ def test_bad_requests(saved: tuple[Path, Path], store: Store, tmp_path: Path) ->
         (str(among), Refused, "among the clusters' own files"),
     ):
         with pytest.raises(kind, match=said) as raised:
-            push_snapshot(saved[1], url, store=store)
+            push_snapshot(saved[0], url, store=store)
         assert raised.value.remedy
         assert "hidden" not in str(raised.value)
     with pytest.raises(SpecError, match="for s3:// alone"):
-        push_snapshot(saved[1], str(tmp_path), endpoint_url="http://x")
+        push_snapshot(saved[0], str(tmp_path), endpoint_url="http://x")
     with pytest.raises(SpecError, match="stall limit"):
-        push_snapshot(saved[1], str(tmp_path), stall_s=0.5)
+        push_snapshot(saved[0], str(tmp_path), stall_s=0.5)
     with pytest.raises(SpecError, match="there is no file"):
         push_snapshot(tmp_path / "none.db", str(tmp_path))
-    shutil.copy(saved[1], tmp_path / "theirs.db")
+    shutil.copy(saved[0], tmp_path / "theirs.db")
     with pytest.raises(Refused, match="has no manifest"):
         push_snapshot(tmp_path / "theirs.db", str(tmp_path))
 
@@ -529,7 +531,7 @@ def test_bad_requests(saved: tuple[Path, Path], store: Store, tmp_path: Path) ->
 def test_pull_of_what_etcdctl_saved(saved: tuple[Path, Path], store: Store, tmp_path: Path) -> None:
     """Without a manifest its own hash vouches for it, and that is said; under file:// as well."""
     (tmp_path / "a b").mkdir()
-    shutil.copy(saved[1], tmp_path / "a b" / "byhand.db")
+    shutil.copy(saved[0], tmp_path / "a b" / "byhand.db")
     told: list[str] = []
     pulled = pull_snapshot(f"file://{tmp_path}/a%20b/byhand.db", store=store, progress=told.append)
     assert Path(pulled.path) == store.root / "snapshots" / "lab" / "byhand.db"
