@@ -45,6 +45,8 @@ _TYPED_AND_NOT_RUN = {
     "etcdops ctl -- endpoint status": "run a few lines before",
     "apt-get install docker.io docker-compose": "needs root, and changes the machine; .ci/run does it",
     "docker network ls": "shows what others have as well",
+    "aws s3 cp monday.db s3://backups/lab/ && aws s3 cp monday.db.json s3://backups/lab/": "needs a bucket",
+    "scp monday.db monday.db.json backup.example.com:/srv/etcd/lab/": "needs another machine",
     **dict.fromkeys(
         (
             "docker compose -f compose/docker-compose.yaml up -d",

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ import trustme
 
 from etcdops.cluster import Cluster
 from etcdops.errors import Refused, SnapshotError, SpecError
+from etcdops.snapshots import remote
 from etcdops.snapshots.addresses import parse
-from etcdops.snapshots.depot import open_depot
+from etcdops.snapshots.depot import Depot, open_depot
 from etcdops.snapshots.manifest import Snapshot, manifest_path, read_manifest
 from etcdops.snapshots.remote import list_remote_snapshots, pull_snapshot, push_snapshot
 from etcdops.snapshots.saving import save_snapshot
@@ -219,6 +221,29 @@ def test_what_is_not_sound_stays_where_it_is(
             pull_snapshot(f"{there.url}/{name}", store=store)
     assert _names(there)["cut.db"].state == "damaged"
     assert os.listdir(store.root / "snapshots" / "lab") == []
+
+
+def test_what_the_store_has_is_read(there: Place, saved: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that keeps other bytes than it was sent, and says nothing, is found out, and nothing is left there."""
+
+    def damaging(*args: Any, **options: Any) -> Depot:
+        depot = open_depot(*args, **options)
+        upload = depot.upload
+
+        @contextmanager
+        def flipped(name: str) -> Iterator[Any]:
+            with upload(name) as part:
+                write = part.write
+                part.write = lambda data: write(data[:-1] + bytes([data[-1] ^ 1]))  # type: ignore[method-assign]
+                yield part
+
+        depot.upload = flipped  # type: ignore[method-assign]
+        return depot
+
+    monkeypatch.setattr(remote, "open_depot", damaging)
+    with pytest.raises(SnapshotError, match="is not what was sent"):
+        push_snapshot(saved[0], there.url)
+    assert _names(there) == {}
 
 
 def _put(there: Place, tmp_path: Path, name: str, content: bytes) -> None:
