@@ -223,6 +223,40 @@ def test_what_is_not_sound_stays_where_it_is(
     assert os.listdir(store.root / "snapshots" / "lab") == []
 
 
+def test_what_comes_between_is_not_overwritten(
+    there: Place, saved: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another puts there under the same name while it is sent stays: the store itself is asked to see to that."""
+
+    def crowded(*args: Any, **options: Any) -> Depot:
+        depot = open_depot(*args, **options)
+        upload = depot.upload
+
+        @contextmanager
+        def late(name: str) -> Iterator[Any]:
+            with upload(name) as part:
+                publish = part.publish
+
+                def after_another() -> None:
+                    _put(there, tmp_path, name, b"theirs")
+                    publish()
+
+                part.publish = after_another  # type: ignore[method-assign]
+                yield part
+
+        depot.upload = late  # type: ignore[method-assign]
+        return depot
+
+    monkeypatch.setattr(remote, "open_depot", crowded)
+    for path in saved:
+        with pytest.raises(SnapshotError, match="has appeared meanwhile, and is not overwritten"):
+            push_snapshot(path, there.url)
+    assert {name: (each.size, each.state) for name, each in _names(there).items()} == {
+        "first.db": (6, "unknown"),
+        "second.db": (6, "unknown"),
+    }
+
+
 def test_what_the_store_has_is_read(there: Place, saved: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that keeps other bytes than it was sent, and says nothing, is found out, and nothing is left there."""
 
@@ -461,29 +495,6 @@ def test_s3_by_tls(s3: S3Server, saved: tuple[Path, Path], tmp_path: Path, monke
         assert "AWS_CA_BUNDLE" in raised.value.remedy
         monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
         push_snapshot(saved[0], "s3://backups/tls")
-
-
-def test_s3_overwrites_nothing_that_comes_between(s3: S3Server, saved: tuple[Path, Path], monkeypatch: Any) -> None:
-    """What another puts there under the same name while it is sent stays: the store itself is asked to see to that."""
-    from etcdops.snapshots import depot_s3
-
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
-    for path in saved:
-        url = f"s3://backups/between/{path.stem}"
-        publish = depot_s3._Part.publish
-
-        def late(part: Any, publish: Any = publish) -> None:
-            if part._file.path.endswith(".db"):
-                part._file.fs.pipe_file(part._file.path, b"theirs")
-            publish(part)
-
-        monkeypatch.setattr(depot_s3._Part, "publish", late)
-        with pytest.raises(SnapshotError, match="has appeared meanwhile"):
-            push_snapshot(path, url)
-        monkeypatch.setattr(depot_s3._Part, "publish", publish)
-        [found] = list_remote_snapshots(url)
-        assert (found.size, found.state) == (6, "unknown")
 
 
 # -- what is asked for
