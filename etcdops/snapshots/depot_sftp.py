@@ -32,8 +32,9 @@ __all__ = ["SftpDepot"]
 
 _CONNECT_S = 10.0
 
-#: Reads of 32 KiB that are on the way at once: more than a line of 100 ms and 100 Mbit/s holds.
-_READS_AHEAD = 64
+#: How much is asked for at once. Paramiko can bound that (`max_concurrent_requests`), but loses its place when all that
+#: it has asked for has come before it asks for more: it then asks no longer ahead, and keeps what comes in memory.
+_WINDOW_BYTES = 8 * 2**20
 
 _SYSTEM_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 _USER_KNOWN_HOSTS = "~/.ssh/known_hosts ~/.ssh/known_hosts2"
@@ -110,11 +111,19 @@ class SftpDepot(Depot):
     def pieces(self, name: str) -> Iterator[bytes]:
         """Give what is in a file."""
         fs = self._connected()
-        path = self._path(name)
-        with fs.open(path, "rb") as file:
-            file.prefetch(fs.ftp.stat(path).st_size, max_concurrent_requests=_READS_AHEAD)
-            while piece := file.read(PIECE_BYTES):
-                yield piece
+        path, at = self._path(name), 0
+        size: int = fs.ftp.stat(path).st_size
+        while at < size:
+            end = min(at + _WINDOW_BYTES, size)
+            with fs.open(path, "rb") as file:
+                file.seek(at)
+                file.prefetch(end)
+                while at < end:
+                    piece = file.read(min(PIECE_BYTES, end - at))
+                    if not piece:
+                        return
+                    at += len(piece)
+                    yield piece
 
     @contextmanager
     def upload(self, name: str) -> Iterator[Upload]:
