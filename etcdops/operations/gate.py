@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["DOWN", "PATIENCE_S", "look", "refuse_unhealthy", "settled"]
 
 #: The findings that say of a member that it is not up.
-DOWN = frozenset(("member-stopped", "member-frozen", "member-isolated", "member-unreachable", "member-not-serving"))
+DOWN = frozenset(
+    (
+        "member-stopped",
+        "member-data-gone",
+        "member-frozen",
+        "member-isolated",
+        "member-unreachable",
+        "member-not-serving",
+    )
+)
 
 #: How long a member may take to serve, and the others to agree again.
 PATIENCE_S = 30.0
