@@ -370,21 +370,14 @@ class Cluster:
         that has run before is gone.
         """
         if lost := self._without_data(self.record, names):
-            raise Refused(
-                f"the data of {' and '.join(lost)} is gone: started so, a member would come back under its old id"
-                " without what it has promised to keep",
-                remedy=" ".join(f"`member.replace {name}` puts a new member in its place." for name in lost)
-                + " Nothing was started.",
-            )
+            from etcdops.operations.gate import without_data
+
+            raise without_data(lost)
         self._clear_ports(names)
         self._launch(names)
 
     def _without_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
-        """Give those of these members that must not start, as their data is gone.
-
-        Without what its log held a member may vote twice in a term. That is why etcd has one whose disk is lost removed, and another added
-        (https://etcd.io/docs/v3.5/op-guide/runtime-configuration/#replace-a-failed-machine).
-        """
+        """Give those of these members that must not start, as their data is gone."""
         return self.runtime.lost_data(record, names) if names and record.bootstrapped else ()
 
     def _launch(self, names: Sequence[str]) -> None:
