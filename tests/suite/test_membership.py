@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdops import runtimes
+from etcdops import drills, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import PartlyChanged, Refused, SpecError
 from etcdops.operations import data, joining, pending, reconfigure
@@ -233,6 +233,8 @@ def test_an_add_killed_anywhere_goes_on_or_is_taken_back(lab: Cluster) -> None:
         assert [f.code for f in lab.status().warnings if f.code == "operation-unfinished"] == ["operation-unfinished"]
         with pytest.raises(Refused, match=r"`member.add hulk` of .* has not come to its end"):
             lab.remove_member("thor")
+        with pytest.raises(Refused, match=r"`member.add hulk` of .* has not come to its end"):
+            drills.run("failed-leader", lab)
         # Whoever brings the cluster up meanwhile leaves the member alone.
         lab.up()
         promoted = "hulk" in _voters(lab)
