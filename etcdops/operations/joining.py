@@ -247,7 +247,8 @@ class Reconfiguration:
             time.sleep(0.05)
         if member.state() != "stopped":
             member.stop()
-        why = "undone" if self._joins else "removed"
+        undone = self._joins is not None and self._joins.recorded_in(cluster.record)
+        why = "undone" if undone else "removed"
         cluster.runtime.forget(cluster.record, name)
         cluster.save(cluster.record.left(name, Retired(name, member.record.data, why, self._run, now())))
 
