@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,7 @@ from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
+    from etcdops.operations.plan import Plan
     from etcdops.runtimes.base import Runtime
     from etcdops.status import ClusterStatus
 
@@ -301,7 +302,8 @@ class Cluster:
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
         record = self.runtime.adopt(self.record)
-        states = self.runtime.states(record)
+        changing = self._changing(progress)
+        states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
         stopped = [name for name, state in states.items() if state == "stopped"]
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
@@ -323,8 +325,8 @@ class Cluster:
                 raise
         else:
             mended = self._mend(progress)
-        self.want_running()
-        others = [name for name in record.spec.names if name not in stopped]
+        self._want(states, "running")
+        others = [name for name in states if name not in stopped]
         self.wait_serving(others, timeout_s=max(deadline - time.monotonic(), 1.0))
         if not self.record.bootstrapped:
             self.save(msgspec.structs.replace(self.record, bootstrapped=True))
@@ -337,6 +339,16 @@ class Cluster:
             self.store.clear_unhealed(self.name)
         back = {*stopped, *frozen, *mended}
         return [name for name in dict.fromkeys((*self.record.spec.names, *mended)) if name in back]
+
+    def _changing(self, progress: Progress) -> str:
+        """Give the member that an unfinished operation is about, which is left to that operation, or ""."""
+        from etcdops.operations import pending
+
+        begun = pending.load(self)
+        if begun is None:
+            return ""
+        progress(f"`{begun}` has not come to its end: `{begun.again}` goes on, `{begun.back}` takes it back")
+        return begun.target
 
     def want_running(self) -> None:
         """Record that every member should run; the caller holds the cluster's lock."""
@@ -456,6 +468,7 @@ class Cluster:
         asked twice, which shows who does not catch up.
         """
         from etcdops.facts import GAP_S
+        from etcdops.operations import pending
         from etcdops.status import Finding, observe
 
         # Members whose start nobody lived to record are seen too.
@@ -465,6 +478,10 @@ class Cluster:
             Finding.of("amiss", said, remedy="`up-env` and `heal` put it right.")
             for said in self.runtime.amiss(self.record)
         ]
+        begun = pending.load(self)
+        if begun is not None:
+            remedy = f"`{begun.again}` goes on with it; `{begun.back}` takes it back."
+            found.append(Finding.of("operation-unfinished", f"`{begun}` has not come to its end", remedy=remedy))
         fault = self.store.unhealed(self.name)
         if fault is not None:
             from etcdops.faults.heal import dead, describe
@@ -478,14 +495,14 @@ class Cluster:
         A leader is only given while a quorum of voters answers: one that was cut off goes on believing in itself.
         """
         status = self.status(timeout_s=timeout_s)
-        answered = sum(bool(member.id) for member in status.members)
+        answered = sum(bool(member.id) and member.role != "learner" for member in status.members)
         if status.verdict in ("healthy", "degraded") and any(finding.code == "auth" for finding in status.warnings):
             raise NoLeader(
                 f"the members of {self.name} do not say who leads: authentication is on, and etcdops has no user",
                 remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
             )
-        if answered < self.record.spec.quorum:
-            raise QuorumLost(healthy=answered, voters=len(status.members))
+        if answered < status.quorum:
+            raise QuorumLost(healthy=answered, voters=sum(member.role != "learner" for member in status.members))
         if status.leader is None:
             raise NoLeader(
                 f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
@@ -503,6 +520,36 @@ class Cluster:
         from etcdops.operations.leader import move_leader
 
         return move_leader(self, to, progress=progress)
+
+    def add_member(self, name: str = "", **options: Any) -> Plan:
+        """Add a member by a learner that is promoted; see `etcdops.operations.reconfigure.add`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.add(self, name, **options)
+
+    def remove_member(self, name: str, **options: Any) -> Plan:
+        """Remove a member for ever, and keep its data; see `etcdops.operations.reconfigure.remove`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.remove(self, name, **options)
+
+    def replace_member(self, name: str, **options: Any) -> Plan:
+        """Put a new member in the place of a lost one; see `etcdops.operations.reconfigure.replace`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.replace(self, name, **options)
+
+    def promote_member(self, name: str, **options: Any) -> Plan:
+        """Make a learner a voter; see `etcdops.operations.reconfigure.promote`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.promote(self, name, **options)
+
+    def undo(self, **options: Any) -> Plan:
+        """Take an unfinished add or replace of a member back; see `etcdops.operations.reconfigure.undo`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.undo(self, **options)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).

@@ -34,6 +34,7 @@ CODES = {
     "alarm-corrupt": "error",
     "mixed-minors": "error",
     "no-snapshot": "error",
+    "operation-unfinished": "warning",
     "unhealed-run": "error",
     "run-in-progress": "info",
     "amiss": "warning",

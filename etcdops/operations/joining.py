@@ -172,7 +172,7 @@ class Reconfiguration:
         """Wait until the learner has what the leader had when we began, and is near what it has then, twice."""
         cluster = self._cluster
         goal = near = 0
-        best, moved, told = -1, time.monotonic(), 0.0
+        best, moved, told = -1, time.monotonic(), time.monotonic()
         while True:
             fail_if_dead(cluster, [step.member])
             mine = theirs = None

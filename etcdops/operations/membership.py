@@ -85,7 +85,7 @@ def new_member(record: ClusterRecord, name: str = "", *, cert: str = "", key: st
 
 
 def find_listed(facts: Facts, member: MemberRecord, *, but: int = 0) -> MemberInfo | None:
-    """Give the entry of the member list that is this member's, by its peer URL, or None; `but` is an id that it is not."""
+    """Give the entry of the member list with this member's peer URL, or None; `but` is an id to be left out."""
     listed = quorum.member_list(facts) or ()
     return next((info for info in listed if member.peer_url in info.peer_urls and info.id != but), None)
 
@@ -118,8 +118,8 @@ def plan_replace(record: ClusterRecord, runtime: Runtime, facts: Facts, joins: J
             steps.append(Step("fence", name, f"kill {name}: it is replaced", runtime.by_hand("kill", record, old)))
         steps.append(_remove(record, facts, name, joins.old_id))
         consequence = (
-            f"the member {name} ({hex_id(joins.old_id)}) is removed for ever; its data is kept at {old.data.place}, and can"
-            " never join again"
+            f"the member {name} ({hex_id(joins.old_id)}) is removed for ever; its data is kept at"
+            f" {old.data.place}, and can never join again"
         )
     steps += _join(record, runtime, facts, joins)
     return Plan(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Confirm", "add", "promote", "remove", "replace", "undo"]
 
-#: Called with a plan that has a consequence; raises ConfirmationNeeded to stop it.
+#: Called with a plan before it is carried out, to show it; raises ConfirmationNeeded to stop it.
 Confirm = Callable[[Plan], None]
 
 Progress = Callable[[str], None]
@@ -120,8 +120,7 @@ def replace(
             )
         plan = membership.plan_replace(cluster.record, cluster.runtime, facts, joins)
         if not dry_run:
-            if plan.consequence:
-                confirm(plan)
+            confirm(plan)
             begun = begun or _begin(cluster, "member.replace", joins)
             _carry_out(cluster, plan, begun, progress)
         return plan
@@ -154,8 +153,7 @@ def remove(
             old_id = listed.id if listed else 0
         plan = membership.plan_remove(cluster.record, cluster.runtime, facts, leaves, old_id)
         if not dry_run:
-            if plan.consequence:
-                confirm(plan)
+            confirm(plan)
             begun = begun or pending.begin(
                 cluster, "member.remove", name, member=leaves, old_id=old_id, back=f"member.add {name}"
             )
@@ -164,7 +162,13 @@ def remove(
 
 
 def promote(
-    cluster: Cluster, name: str, *, allow_known_bad: bool = False, dry_run: bool = False, progress: Progress = _silent
+    cluster: Cluster,
+    name: str,
+    *,
+    allow_known_bad: bool = False,
+    dry_run: bool = False,
+    confirm: Confirm = _yes,
+    progress: Progress = _silent,
 ) -> Plan:
     """Make a learner a voter once it has what the leader has, and give the plan that did it.
 
@@ -184,6 +188,7 @@ def promote(
         if plan.steps and not dry_run:
             spec = cluster.record.spec.member(name)
             joins = _of(begun) if begun and begun.spec else Joining(spec, member)
+            confirm(plan)
             begun = begun or _begin(cluster, "member.promote", joins)
             _carry_out(cluster, plan, begun, progress)
         return plan
@@ -212,7 +217,7 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
             confirm(plan)
             acts = Reconfiguration(cluster, progress, run=begun.run, joins=joins).acts()
             with pending.going_on(cluster, begun, progress):
-                carry_out(cluster, plan, acts, progress, run=begun.run)
+                carry_out(cluster, plan, acts, progress, run=begun.run, commands=False)
         return plan
 
 
@@ -251,11 +256,9 @@ def _begin(cluster: Cluster, operation: str, joins: Joining) -> Pending:
 def _carry_out(cluster: Cluster, plan: Plan, begun: Pending, progress: Progress) -> None:
     joins = _of(begun) if begun.spec else None
     acts = Reconfiguration(cluster, progress, run=begun.run, joins=joins, old_id=begun.old_id).acts()
-    for note in plan.notes:
-        progress(f"note: {note}")
     try:
         with pending.going_on(cluster, begun, progress):
-            carry_out(cluster, plan, acts, progress, run=begun.run)
+            carry_out(cluster, plan, acts, progress, run=begun.run, commands=False)
     except EtcdopsError as error:
         if _nothing_done(cluster, begun):
             pending.end(cluster)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from etcdops.errors import RuntimeUnavailable
 from etcdops.spec import ClusterSpec
-from etcdops.state import ClusterRecord, MemberRecord
+from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
 __all__ = ["CanIsolate", "CanKill", "CanMovePorts", "CanPause", "Leftover", "MemberState", "Prepared", "Runtime"]
 
@@ -95,6 +95,12 @@ class Runtime(Protocol):
 
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a place for the next generation of data of a member called `name`. Nothing is made yet."""
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove data that no member uses; what is gone already is no error. There is no way back."""
 
     def forget(self, record: ClusterRecord, name: str) -> None:
         """Remove what a stopped member ran in, if there is such a thing, and keep its data. Safe to call twice."""

@@ -361,6 +361,17 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
+        generation = record.next_generation(name)
+        return DataRef(f"{project_of(record.spec.name, record.id)}_{name}-g{generation}", generation)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove volumes that no member uses; one that is gone already is no error. There is no way back."""
+        there = self.engine.named("volume", cluster_id=record.id)
+        if doomed := [ref.place for ref in refs if ref.place in there]:
+            self.engine.run("volume", "rm", *doomed)
+
     def forget(self, record: ClusterRecord, name: str) -> None:
         """Remove a stopped member's container, and keep its volume. Safe to call twice."""
         found = self._containers(record)
@@ -384,6 +395,7 @@ class ComposeRuntime:
     def belongings(self, record: ClusterRecord) -> list[str]:
         """Name, for a person, everything that `destroy` removes."""
         members = [self.described(record, member) for member in record.members]
+        members += [f"{each.member}: data that was {each.why}, in volume {each.data.place}" for each in record.retired]
         networks = f"{_network(record, 'client')} and {_network(record, 'peer')}"
         return [*members, f"the client container, and the networks {networks}"]
 

@@ -227,6 +227,16 @@ class FakeRuntime:
         with found.cluster.changed:
             return bytes(found.logged[offset:])
 
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a place for the next generation of data of a member called `name`."""
+        generation = record.next_generation(name)
+        return DataRef(f"memory:{record.id}/{name}-g{generation}", generation)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Forget data that no member uses."""
+        for ref in refs:
+            self._members.pop(ref.place, None)
+
     def forget(self, record: ClusterRecord, name: str) -> None:
         """Do nothing: a member that has ended is its data alone."""
 

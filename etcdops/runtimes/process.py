@@ -248,6 +248,17 @@ class ProcessRuntime:
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
 
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a directory for the next generation of data of a member called `name`. Nothing is made yet."""
+        generation = record.next_generation(name)
+        directory = os.path.dirname(record.members[0].data.place)
+        return DataRef(os.path.join(directory, f"{name}-g{generation}"), generation)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove directories that no member uses; one that is gone already is no error. There is no way back."""
+        for ref in refs:
+            self.host.remove(ref.place)
+
     def forget(self, record: ClusterRecord, name: str) -> None:
         """Do nothing: of a process that has ended nothing is left but its data."""
 
@@ -255,8 +266,8 @@ class ProcessRuntime:
         """Kill the members and remove their data. Safe to call twice."""
         for member in record.members:
             self.kill(member)
-        for member in record.members:
-            self.host.remove(member.data.place)
+        self.remove_data(record, [member.data for member in record.members])
+        self.remove_data(record, [each.data for each in record.retired])
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
@@ -265,7 +276,8 @@ class ProcessRuntime:
 
     def belongings(self, record: ClusterRecord) -> list[str]:
         """Name, for a person, everything that `destroy` removes."""
-        return [self.described(record, member) for member in record.members]
+        kept = [f"{each.member}: data that was {each.why}, {each.data.place}" for each in record.retired]
+        return [*(self.described(record, member) for member in record.members), *kept]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.parser.argument import Argument
-from invoke.tasks import Task, task
+from invoke.tasks import task
 
 from etcdops.errors import SpecError
 from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say, whole_number
+from etcdops.tasks.optional import may_take
 
 if TYPE_CHECKING:
     from etcdops.snapshots.manifest import Snapshot
@@ -25,42 +25,8 @@ _MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "-"}
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class _MayNameFile(Task[Any]):
-    """A task whose `file` may stand as a word of its own, or not be there at all.
-
-    Invoke knows positional arguments that have to be there, and none that may; which of the two it is here is seen in
-    the command line. A word that is a task's name is that task: `snapshot.save ./status` writes a file of that name.
-    """
-
-    def get_arguments(self, *args: Any, **kwargs: Any) -> list[Argument]:
-        """Give what the parser takes."""
-        arguments: list[Argument] = super().get_arguments(*args, **kwargs)
-        takes_value = {name for each in arguments if each.takes_value for name in each.names}
-        if _names_file(sys.argv, takes_value):
-            for each in arguments:
-                each.positional = each.name == "file"
-        return arguments
-
-
-def _names_file(argv: Sequence[str], takes_value: set[str]) -> bool:
-    """Whether, in a command line, a word follows `snapshot.save` that is no flag, no flag's value and no task."""
-    start = next((i for i, word in enumerate(argv) if word.rpartition("snapshot.save")[1:] == ("snapshot.save", "")), 0)
-    if not start:
-        return False
-    words = iter(argv[start + 1 :])
-    for word in words:
-        if word.startswith("-") and len(word) > 1:
-            if word.lstrip("-") in takes_value:
-                next(words, None)
-            continue
-        from etcdops.tasks import namespace
-
-        return word not in namespace.task_names
-    return False
-
-
 @task(
-    klass=_MayNameFile,
+    klass=may_take("snapshot.save", "file"),
     help={
         "cluster": HELP["cluster"],
         "file": "where to (default: TIME-rREVISION.db in the state directory); a directory gets a file of such a name",
