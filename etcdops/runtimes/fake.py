@@ -245,10 +245,9 @@ class FakeRuntime:
         cluster = self._clusters.pop(record.id, None)
         self._records.pop(record.id, None)
         self._placed = {which: ports for which, ports in self._placed.items() if which[0] != record.id}
-        for place, member in list(self._members.items()):
-            if member.cluster is cluster:
-                member.kill()
-                del self._members[place]
+        for member in cluster.processes if cluster else ():
+            member.kill()
+        self._members = {place: member for place, member in self._members.items() if member.cluster is not cluster}
 
     # -- for people
 
