@@ -171,6 +171,8 @@ class FakeCluster:
             for lease in [lease for lease, end in self._lease_ends.items() if now >= end]:
                 del self._lease_ends[lease]
                 self._commit(Revoke(lease))
+        # Who lagged because of a lie may have been told the truth since.
+        self._spread()
 
     def presence_changed(self, *, fault: bool) -> None:
         """Take note that a member came or went, or that who is a member was changed. Holds the lock."""

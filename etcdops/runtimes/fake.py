@@ -99,7 +99,7 @@ class FakeRuntime(MembersAlone):
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
         if both := pinned & spoken_for:
             raise Refused(
-                f"port {min(both)} is another member's in memory, so no member can listen there",
+                f"port {min(both)} is in use by another member in memory, so none can listen there",
                 remedy="Give another port, or none.",
             )
         refuse_taken(self._host, pinned)
