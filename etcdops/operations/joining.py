@@ -164,6 +164,10 @@ class Reconfiguration:
             # What is created from now on joins what exists.
             cluster.save(msgspec.structs.replace(joins.added_to(record), bootstrapped=True))
         if cluster.member(step.member).state() == "stopped":
+            # Whatever it did before, it has nothing to lose yet.
+            cluster.save(
+                cluster.record.with_member(msgspec.structs.replace(cluster.record.member(step.member), ref=""))
+            )
             cluster.start_members([step.member])
         elif cluster.member(step.member).state() == "paused":
             cluster.member(step.member).resume()

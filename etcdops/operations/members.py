@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from etcdops import checks, quorum
 from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts, collect
-from etcdops.operations.gate import PATIENCE_S, settled
+from etcdops.operations.gate import PATIENCE_S, settled, without_data
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
 
@@ -71,6 +71,8 @@ def plan_action(
             f"cluster {record.spec.name} is marked as production: no fault is applied to it",
             remedy=f"`member.stop {name}` stops a member in an orderly way.",
         )
+    if action == "start" and any(each.name == name and each.data_gone for each in facts.members):
+        raise without_data([name])
     steps: list[Step] = []
     consequence = ""
     if action in _TAKES_AWAY:

@@ -363,6 +363,12 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose volume is gone now."""
+        ran = [record.member(name) for name in names if record.member(name).ref]
+        there = self.engine.named("volume", cluster_id=record.id) if ran else []
+        return tuple(member.name for member in ran if member.data.place not in there)
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)

@@ -218,6 +218,10 @@ class FakeRuntime(MembersAlone):
         with found.cluster.changed:
             return bytes(found.logged[offset:])
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give none: what is in memory is not lost on its own."""
+        return ()
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a place for the next generation of data of a member called `name`."""
         generation = record.next_generation(name)

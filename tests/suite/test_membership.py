@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def _voters(cluster: Cluster) -> list[str]:
 
 
 def _put(cluster: Cluster, key: str) -> None:
-    cluster.client(cluster.leader().name).put(key, "x" * 200)
+    """Write through the leader, once there is one."""
+    deadline = time.monotonic() + 10.0
+    while (leader := cluster.status().leader) is None:
+        assert time.monotonic() < deadline, "nobody leads"
+    cluster.client(leader).put(key, "x" * 200)
 
 
 def _keys(cluster: Cluster, member: str, prefix: str) -> int:
