@@ -20,7 +20,7 @@ from etcdops.errors import (
     WaitTimeout,
 )
 from etcdops.hints import remedy_for
-from etcdops.operations.gate import settled
+from etcdops.operations.gate import DOWN, settled
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import now
 from etcdops.state import Retired
@@ -267,7 +267,9 @@ class Reconfiguration:
                 f"the member list is {', '.join(sorted(listed))}, and recorded are {', '.join(sorted(recorded))}",
                 remedy="Look at `status`.",
             )
-        settled(cluster, about=step.member if step.member not in names else "")
+        # Of the others, who was down before is so still: they need not be well, as long as there is a quorum.
+        away = [f for f in cluster.status().blockers if f.code in DOWN and f.member not in (*names, step.member)]
+        settled(cluster, away, about=step.member if step.member not in names else "")
         agreement = hashes_agree(cluster, names, timeout_s=60.0)
         if agreement.result == "different":
             raise EtcdopsError(

@@ -173,7 +173,9 @@ def run(
             },
             progress,
         )
-        lost = bool(plan.consequence) or not (wait_s or action in _TAKES_AWAY)
+        # A learner, or a member too many, may go without a quorum to be lost: there is none to settle then, either.
+        held = quorum.quorum_after(quorum.voters(before), quorum.up(before)).holds
+        lost = bool(plan.consequence) or not (held if action in _TAKES_AWAY else wait_s)
         return _said(name, cluster.status() if lost else settled(cluster, checks.findings(before), about=name))
 
 
