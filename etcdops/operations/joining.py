@@ -59,6 +59,8 @@ _NOT_YET = (
     "not leader",
     "leader changed",
     "request timed out",
+    # An id is made of the URLs and of the second.
+    "member ID already exist",
 )
 
 

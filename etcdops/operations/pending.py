@@ -32,9 +32,9 @@ __all__ = ["Pending", "begin", "end", "going_on", "load", "now", "refuse_unfinis
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An operation that has begun: which, on what, in which run, since when, and by which process.
 
-    `again` is the command that goes on with it and `back` the one that takes it back, if there is one. `spec` and `member` are of the
-    member that is to join, with its ports and its place for data chosen. `old_id` is the id of the member that it
-    takes the place of. `record` is the whole record as it is to be, for an operation that swaps it.
+    `again` is the command that goes on with it and `back` the one that takes it back, if there is one. `spec` and
+    `member` are of the member that is to join, with its ports and its place for data chosen. `old_id` is the id of the
+    member that it takes the place of. `record` is the whole record as it is to be, for an operation that swaps it.
     """
 
     operation: str
