@@ -37,7 +37,7 @@ def _collection() -> Collection:
     for each in (drill, cluster, member, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
-    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")
+    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota", "output", "timeout", "offline")
     drill_keys = ("rate", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top
