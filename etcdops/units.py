@@ -29,5 +29,7 @@ def parse_bytes(text: str, name: str) -> int:
     number = text.strip().rstrip("BKMGi").rstrip()
     unit = text.strip()[len(number) :].strip()
     if not (number.isascii() and number.isdigit() and len(number) <= 15) or unit not in _UNITS:
-        raise SpecError(f"--{name} {text!r} is not a size", remedy="Give bytes, or a number with KiB, MiB or GiB: 32MiB.")
+        raise SpecError(
+            f"--{name} {text!r} is not a size", remedy="Give bytes, or a number with KiB, MiB or GiB: 32MiB."
+        )
     return int(number) * _UNITS[unit]

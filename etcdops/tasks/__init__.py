@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images, members, snapshots
+from etcdops.tasks import clusters, drills, environment, etcd, images, maintenance, members, snapshots
 
 __all__ = ["namespace"]
 
@@ -21,6 +21,8 @@ def _collection() -> Collection:
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
+    for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
+        cluster.add_task(upkeep)
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")
@@ -37,7 +39,19 @@ def _collection() -> Collection:
     for each in (drill, cluster, member, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
-    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota", "output", "timeout", "offline")
+    keys = (
+        "cluster",
+        "runtime",
+        "size",
+        "etcd_version",
+        "etcd_bin",
+        "image",
+        "port",
+        "quota",
+        "output",
+        "timeout",
+        "offline",
+    )
     drill_keys = ("rate", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top

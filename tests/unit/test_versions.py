@@ -142,7 +142,8 @@ def test_rows_are_sound(found: KnownBad) -> None:
     """Ranges are not empty and end at a fix; severity and operations are of the known words."""
     assert found.severity in ("unsafe", "warn")
     assert set(found.operations) <= OPERATIONS
-    assert set(found.needs) <= {"auth", "tls", "single-member", "voter-down", "unstarted-learner"}
+    conditions = {"auth", "tls", "single-member", "voter-down", "unstarted-learner", "compact-to-newest"}
+    assert set(found.needs) <= conditions
     assert ("auth is on" in found.condition) is ("auth" in found.needs)
     assert all((found.condition, found.effect, found.source, found.fixed_in, found.affected))
     for first, below in found.affected:
