@@ -41,7 +41,7 @@ _ALARMS = {
         "no write is accepted: the space quota is used up",
         "`cluster.heal-nospace` compacts, defragments and disarms it; `ctl -- alarm disarm` would disarm CORRUPT too.",
     ),
-    "CORRUPT": ("its data differs from that of the others, and nothing is served", "Replace it; do not disarm this."),
+    "CORRUPT": ("its data differs from that of the others, and writes are refused", "Replace it; do not disarm this."),
 }
 
 #: The code of a member that is not there, and what brings it back, by what the runtime sees of it.

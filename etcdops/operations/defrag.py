@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from etcdops import checks, quorum, wire
-from etcdops.errors import EtcdError, EtcdopsError, Refused
+from etcdops.errors import EtcdError, EtcdopsError, Refused, WaitTimeout
 from etcdops.facts import Facts
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
@@ -242,6 +242,7 @@ def _rewrite(
     status = cluster.member(name).status(timeout_s=_ANSWER_S)
     wait_s = patience_s(status.db_size)
     member = record.member(name)
+    late: EtcdError | None = None
     with wire.Connection(member.client_url, record.spec.tls) as connection, heartbeat(progress, f"{name} defragments"):
         try:
             connection.defragment(timeout_s=wait_s)
@@ -251,7 +252,13 @@ def _rewrite(
             # The member goes on, whoever waits: it is looked at until it serves, and never asked again.
             progress(f"{name} takes longer than {wait_s:.0f} s: waiting until it serves again")
             wait_idle(cluster, name, wait_s)
+            late = error
     settle(cluster, [name], checks.findings(facts), ignoring=ignoring)
     now = cluster.member(name).status(timeout_s=_ANSWER_S).db_size
+    if late is not None and now >= status.db_size:
+        raise WaitTimeout(
+            f"{name} was asked to defragment, and did not answer: its database is as large as before ({late.text})",
+            remedy=f"See in `logs --member {name}` whether it did, before it is asked again.",
+        )
     progress(f"{name}: {size_text(status.db_size)} -> {size_text(now)}")
     return now

@@ -163,6 +163,8 @@ def heal_nospace(
         say(f"no member of {target.name} has raised NOSPACE: nothing was changed")
     for name in report.corrupt:
         sys.stderr.write(f"warning alarm-corrupt: CORRUPT of {name} is armed, as it was: see `status`\n")
+    if report.hazard:
+        sys.stderr.write(f"warning alarm-corrupt: {report.hazard}\n")
     emit(_json({"schema": 1, **_fields(report)}) if out == "json" else _healed_text(report))
 
 

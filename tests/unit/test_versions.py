@@ -247,6 +247,7 @@ def test_broken_operations(version: str, operation: str, codes: list[str]) -> No
         ("readyz_non_learner", "3.5.19 3.6.0", "3.4.45 3.5.18"),
         ("compact_hash_check", "3.5.5 3.6.0", "3.5.4 3.4.45"),
         ("initial_corrupt_check", "3.3.0 3.7.1", "3.2.32"),
+        ("alarms_combine", "3.6.0 3.7.1", "3.4.45 3.5.33"),
         ("stop_grpc_on_defrag", "3.5.14 3.6.0", "3.5.13"),
         ("feature_gates", "3.6.0 3.7.1", "3.5.33"),
         ("experimental_flags", "3.4.45 3.6.14", "3.7.0"),
