@@ -8,7 +8,7 @@ still armed. 3.6 goes by all that are armed.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -26,7 +26,7 @@ from etcdops.units import size_text
 if TYPE_CHECKING:
     from etcdops.state import ClusterRecord
 
-__all__ = ["ANSWER_S", "CORRUPT_TEXT", "Fullness", "hazard", "is_blocked", "live_bytes", "plan_heal"]
+__all__ = ["ANSWER_S", "CORRUPT_TEXT", "Fullness", "hazard", "is_blocked", "live_at", "live_bytes", "plan_heal"]
 
 #: The part of the quota that compaction should bring a database below, so that members are well below FULL_PERCENT.
 _GOAL_PERCENT = 60
@@ -42,15 +42,16 @@ CORRUPT_TEXT = "etcdserver: corrupt cluster"
 
 
 class Fullness(NamedTuple):
-    """What was observed: the alarms, each database, what can be read, and how many bytes live keys and values take.
+    """What was observed: the alarms, each database, what can be read, and how much is alive.
 
+    `live` has the bytes of all keys and values that there are at a revision, for the newest and for some before it.
     `blocked` says that CORRUPT has etcd refuse compactions as well as writes.
     """
 
     alarms: tuple[Alarm, ...]
     spaces: tuple[Space, ...]
     history: compact.History
-    live_bytes: int
+    live: Mapping[int, int]
     blocked: bool = False
 
 
@@ -133,10 +134,11 @@ def hazard(facts: Facts, seen: Fullness) -> str:
 
 def _refuse_live_data(seen: Fullness) -> None:
     """Raise Refused where what is alive fills a quota, which no compaction changes."""
+    alive = seen.live.get(seen.history.newest, 0)
     for space in seen.spaces:
-        if space.quota > 0 and 100 * seen.live_bytes >= FULL_PERCENT * space.quota:
+        if space.quota > 0 and 100 * alive >= FULL_PERCENT * space.quota:
             raise Refused(
-                f"at least {size_text(seen.live_bytes)} of keys and values are alive, of a quota of"
+                f"at least {size_text(alive)} of keys and values are alive, of a quota of"
                 f" {size_text(space.quota)} on {space.member}: compacting frees no space of those",
                 remedy="Delete keys (deletes are accepted while NOSPACE is raised) and run it again; or restart the"
                 " members, one at a time, with a greater --quota-backend-bytes (8 GiB at most). Nothing was changed.",
@@ -146,22 +148,45 @@ def _refuse_live_data(seen: Fullness) -> None:
 def _compact_to(seen: Fullness, keep: int | None) -> int:
     """Give the revision to compact to, 0 where that is done already."""
     if keep is None:
-        # Never to the newest revision: that is what breaks history's readers, and older etcds (etcd#17780).
-        keep = min(compact.KEEP, max(_affordable(seen), 1))
+        keep = next((each for each in _candidates(seen) if _leaves(seen, each, _GOAL_PERCENT)), 0)
     revision = compact.choose(seen.history, keep=keep)
     return revision if revision > seen.history.oldest else 0
 
 
+def _candidates(seen: Fullness) -> list[int]:
+    """Give how many revisions might be kept, the most first: those for which there is something to compact.
+
+    To keep none is the last resort: what was deleted at the newest revision goes only then.
+    """
+    count = seen.history.newest - seen.history.oldest
+    powers = [compact.KEEP // 10**i for i in range(5)]
+    return sorted({keep for keep in (*powers, min(_affordable(seen), compact.KEEP)) if keep < count}, reverse=True)
+
+
 def _affordable(seen: Fullness) -> int:
     """Give how many revisions' history has room within a part of the quota, going by what one took on average."""
+    alive, each = seen.live.get(seen.history.newest, 0), _average(seen)
+    rooms = [_GOAL_PERCENT * space.quota // 100 - alive for space in seen.spaces if space.quota > 0]
+    return int(max(min(rooms), 0) / each) if rooms and each else compact.KEEP
+
+
+def _average(seen: Fullness) -> float:
+    """Give how many bytes the history of one revision takes, on average."""
     count = seen.history.newest - seen.history.oldest
-    rooms = []
-    for space in seen.spaces:
-        past = max(space.in_use - seen.live_bytes, 0)
-        if space.quota > 0 and past and count:
-            room = _GOAL_PERCENT * space.quota // 100 - seen.live_bytes
-            rooms.append(max(room, 0) * count // past)
-    return min(rooms, default=compact.KEEP)
+    past = max((space.in_use for space in seen.spaces), default=0) - seen.live.get(seen.history.newest, 0)
+    return max(past, 0) / count if count else 0.0
+
+
+def _leaves(seen: Fullness, keep: int, percent: int) -> bool:
+    """Whether, with so many revisions kept, every database would be below a part of its quota, about.
+
+    What stays is all that is alive at the revision that is compacted to, and what was written since.
+    """
+    alive = seen.live.get(seen.history.newest - keep)
+    if alive is None:
+        return False
+    stays = alive + keep * _average(seen)
+    return all(100 * stays < percent * space.quota for space in seen.spaces if space.quota > 0)
 
 
 def _refuse_hopeless(seen: Fullness, revision: int, keep: int | None) -> None:
@@ -172,24 +197,43 @@ def _refuse_hopeless(seen: Fullness, revision: int, keep: int | None) -> None:
             remedy="Replace the member that raised CORRUPT; see `status`. Nothing was changed.",
         )
     full = [s for s in seen.spaces if s.quota > 0 and 100 * s.in_use >= FULL_PERCENT * s.quota]
-    if full and not revision:
-        said = f"{full[0].member} has {full[0]}, and revisions {seen.history.oldest:,} to {seen.history.newest:,}"
-        held = f"--keep {keep:,} keeps them all" if keep else "there is no older history to give up"
-        fewer = "Keep fewer revisions. Or delete" if keep else "Delete"
-        raise Refused(
-            f"{said} can be read: {held}, so nothing would be freed",
-            remedy=f"{fewer} keys (deletes are accepted while NOSPACE is raised) and run it again; or raise the"
-            " quota of every member. Nothing was changed.",
-        )
+    if not full or (revision and (keep is None or _leaves(seen, keep, FULL_PERCENT))):
+        return
+    known = (
+        f"{full[0].member} has {full[0]}, and revisions {seen.history.oldest:,} to {seen.history.newest:,} can be read"
+    )
+    why = f"--keep {keep:,} keeps too much of that" if keep else "there is no older history to give up"
+    helps = "Keep fewer revisions, or delete" if keep else "Delete"
+    raise Refused(
+        f"{known}: {why}, so too little would be freed",
+        remedy=f"{helps} keys (deletes are accepted while NOSPACE is raised) and run it again; or raise the quota of"
+        " every member. Nothing was changed.",
+    )
 
 
-def live_bytes(connection: wire.Connection, enough: int) -> int:
-    """Give how many bytes all keys and values take together; it stops counting at `enough`."""
+def live_at(
+    connection: wire.Connection, spaces: Sequence[Space], known: compact.History, keep: int | None
+) -> dict[int, int]:
+    """Find how much is alive at the newest revision and, going back no further than is of use, at some before it."""
+    enough = max((FULL_PERCENT * space.quota // 100 for space in spaces), default=0)
+    live = {known.newest: live_bytes(connection, enough, known.newest)}
+    seen = Fullness((), tuple(spaces), known, live)
+    for each in _candidates(seen) if keep is None else [keep]:
+        revision = known.newest - each
+        if revision > known.oldest:
+            live.setdefault(revision, live_bytes(connection, enough, revision))
+            if _leaves(seen, each, _GOAL_PERCENT):
+                break
+    return live
+
+
+def live_bytes(connection: wire.Connection, enough: int, revision: int) -> int:
+    """Give how many bytes all keys and values take together at a revision; it stops counting at `enough`."""
     total, count, key = 0, 0, b"\0"
     while total < enough:
         # Pages of about the same size, whatever size values have.
         limit = max(1, min(1000, _PAGE_BYTES * count // total)) if total else 16
-        page = connection.range(key, b"\0", limit=limit, serializable=True, timeout_s=60.0)
+        page = connection.range(key, b"\0", limit=limit, revision=revision, serializable=True, timeout_s=60.0)
         total += sum(len(kv.key) + len(kv.value) for kv in page.kvs)
         count += len(page.kvs)
         if not page.more:

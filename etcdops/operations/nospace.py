@@ -19,10 +19,9 @@ from etcdops import checks, quorum, wire
 from etcdops.answers import hex_id
 from etcdops.errors import EtcdError, EtcdopsError
 from etcdops.operations import compact, defrag
-from etcdops.operations.fullness import ANSWER_S, CORRUPT_TEXT, Fullness, hazard, is_blocked, live_bytes, plan_heal
+from etcdops.operations.fullness import ANSWER_S, CORRUPT_TEXT, Fullness, hazard, is_blocked, live_at, plan_heal
 from etcdops.operations.plan import Plan, Step, carry_out
 from etcdops.operations.upkeep import glance, look, pass_gate, refuse_bad_versions, settle, spaces_of, voter
-from etcdops.space import FULL_PERCENT
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -77,8 +76,7 @@ def _study(cluster: Cluster, keep: int | None, allow_known_bad: bool) -> tuple[P
         alarms = connection.alarms(timeout_s=ANSWER_S)
         known = compact.history(connection)
         full = any(space.full for space in spaces) and any(alarm.kind == "NOSPACE" for alarm in alarms)
-        enough = max((FULL_PERCENT * space.quota // 100 for space in spaces), default=0)
-        live = live_bytes(connection, enough) if full else 0
+        live = live_at(connection, spaces, known, keep) if full else {}
         blocked = any(alarm.kind == "CORRUPT" for alarm in alarms) and is_blocked(connection)
     seen = Fullness(alarms, spaces, known, live, blocked)
     plan, revision = plan_heal(record, facts, seen, keep=keep)
@@ -159,8 +157,13 @@ class _Healing:
         ids = {member.name: member.status.member_id for member in facts.members if member.status}
         # One that is no member any more has left its alarm behind (etcd#14379).
         member_id = ids[step.member] if step.member in ids else int(step.member, 16)
+        planned = {alarm.member_id for alarm in self._seen.alarms}
         with wire.Connection(record.member(voter(facts)).client_url, record.spec.tls) as connection:
-            connection.alarm_disarm(member_id, "NOSPACE", timeout_s=ANSWER_S)
+            armed = {a.member_id for a in connection.alarms(timeout_s=ANSWER_S) if a.kind == "NOSPACE"}
+            # Each member raises its own when it comes to a write that it has no room for, some after the plan was made.
+            for each in sorted(armed - (planned - {member_id})):
+                connection.alarm_disarm(each, "NOSPACE", timeout_s=ANSWER_S)
+                self._disarmed.add(each)
         self._disarmed.add(member_id)
 
     def _prove(self, step: Step) -> None:

@@ -126,6 +126,7 @@ def _disks(record: ClusterRecord) -> dict[str, int]:
 
 def _metrics(record: ClusterRecord, url: str) -> str:
     """Give a member's metrics, "" where it does not tell them: some keep them on another port, or behind a proxy."""
+    import http.client
     import ssl
     import urllib.request
 
@@ -138,7 +139,7 @@ def _metrics(record: ClusterRecord, url: str) -> str:
         with urllib.request.build_opener(*handlers).open(f"{url}/metrics", timeout=2.0) as answer:
             text: str = answer.read(2**23).decode(errors="replace")
             return text
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return ""
 
 
