@@ -542,7 +542,7 @@ def test_a_removed_member_has_left_its_alarm() -> None:
         # Small revisions: the usual number fits easily.
         (1_000_000, 16, 1, KEEP),
         # Hardly any room beside live data.
-        (100, 16, 9, 9),
+        (100, 16, 9, 8),
         (100, 16, 10, 0),
     ],
 )
