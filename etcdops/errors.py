@@ -19,6 +19,7 @@ EtcdopsError                    base: a message, and a remedy saying what to do 
 │   ├── WaitTimeout             a wait ended without its condition; the state is unknown          6
 │   └── EtcdError               an etcd server or the connection to it answered with an error
 ├── SnapshotError               a snapshot could not be saved, or is not sound                      1
+├── PartlyChanged               an operation has begun, and not come to its end                   7
 └── HealFailed                  a fault could not be undone                                       7
 
 Interrupted (KeyboardInterrupt) a signal ended the work, and what it had broken was healed      128+n
@@ -41,6 +42,7 @@ __all__ = [
     "Locked",
     "MemberFailed",
     "NoLeader",
+    "PartlyChanged",
     "QuorumLost",
     "Refused",
     "RuntimeUnavailable",
@@ -164,6 +166,12 @@ class EtcdError(ClusterError):
 
 class SnapshotError(EtcdopsError):
     """A snapshot could not be saved, or is not sound. Nothing is left of one that could not be saved."""
+
+
+class PartlyChanged(EtcdopsError):
+    """An operation has begun and not come to its end; the message says how to go on, and how to take it back."""
+
+    exit_code = 7
 
 
 class HealFailed(EtcdopsError):

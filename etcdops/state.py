@@ -26,9 +26,19 @@ import msgspec
 
 from etcdops.errors import ClusterNotFound, EtcdopsError, Locked, SpecError, StateError
 from etcdops.paths import find_state_dir
-from etcdops.spec import ClusterSpec, is_valid_name, valid_name
+from etcdops.spec import ClusterSpec, MemberSpec, is_valid_name, valid_name
 
-__all__ = ["SCHEMA", "ClusterRecord", "DataRef", "MemberRecord", "Store", "Unhealed", "remove_tree", "replace_file"]
+__all__ = [
+    "SCHEMA",
+    "ClusterRecord",
+    "DataRef",
+    "MemberRecord",
+    "Retired",
+    "Store",
+    "Unhealed",
+    "remove_tree",
+    "replace_file",
+]
 
 #: The schema of cluster.json that this release writes, and the newest it reads.
 SCHEMA = 1
@@ -78,6 +88,19 @@ class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SpecError(f"member {self.name} cannot be wanted {self.wanted!r}: running or stopped")
 
 
+class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Data that no member uses any more, and that is kept until somebody removes it by name.
+
+    `why` is "removed", "replaced", "undone" or "restored"; `run` is the operation's run, `since` RFC 3339 in UTC.
+    """
+
+    member: str
+    data: DataRef
+    why: str
+    run: str
+    since: str
+
+
 class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster as it was created. Replaced as a whole, never edited."""
 
@@ -101,6 +124,8 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrapped: bool = False
     #: The process that made it, for a temporary cluster: once that is gone, the cluster is a leftover.
     owner: str = ""
+    #: Data of members that were removed, replaced or restored, oldest first.
+    retired: tuple[Retired, ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(member.name for member in self.members)
@@ -120,6 +145,23 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(
             self, members=tuple(changed if m.name == changed.name else m for m in self.members)
         )
+
+    def joined(self, spec: MemberSpec, member: MemberRecord) -> ClusterRecord:
+        """Give this record with one more member, the last."""
+        grown = msgspec.structs.replace(self.spec, members=(*self.spec.members, spec))
+        return msgspec.structs.replace(self, spec=grown, members=(*self.members, member))
+
+    def left(self, name: str, retired: Retired) -> ClusterRecord:
+        """Give this record without the member called `name`, whose data is kept."""
+        shrunk = msgspec.structs.replace(self.spec, members=tuple(m for m in self.spec.members if m.name != name))
+        members = tuple(member for member in self.members if member.name != name)
+        return msgspec.structs.replace(self, spec=shrunk, members=members, retired=(*self.retired, retired))
+
+    def next_generation(self, name: str) -> int:
+        """Give the number that the next data of a member called `name` has: greater than any that there was."""
+        known = [member.data.generation for member in self.members if member.name == name]
+        known += [each.data.generation for each in self.retired if each.member == name]
+        return max(known, default=0) + 1
 
 
 class Unhealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -346,7 +388,7 @@ class Store:
             self._acquire(descriptor, name, wait_s, on_wait)
             _held.add(mine)
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            _inscribe(descriptor, f"`{doing}` (process {os.getpid()}, since {stamp})")
+            _inscribe(descriptor, f"`{doing}` (process {os.getpid()} on {os.uname().nodename}, since {stamp})")
             try:
                 yield
             finally:

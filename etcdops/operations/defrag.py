@@ -25,6 +25,7 @@ from etcdops.operations.upkeep import (
     pass_gate,
     patience_s,
     refuse_bad_versions,
+    resumable,
     settle,
     spaces_of,
     wait_idle,
@@ -198,7 +199,8 @@ def defrag(
         if plan.steps:
             if plan.consequence:
                 confirm(plan)
-            carry_out(cluster, plan, acts_of(cluster, after, progress), progress)
+            with resumable(lambda: bool(after), "cluster.defrag"):
+                carry_out(cluster, plan, acts_of(cluster, after, progress), progress)
         return _report(cluster, judged, after, only)
 
 
@@ -222,7 +224,7 @@ def acts_of(
             after[step.member] = _rewrite(cluster, step.member, tuple(after), progress, ignoring)
         except EtcdopsError as error:
             done = f"done: {', '.join(after)}" if after else "no member is done"
-            error.remedy = f"{error.remedy} Stopped at {step.member}; {done}. Run again, it does what is left.".strip()
+            error.remedy = f"{error.remedy} Stopped at {step.member}; {done}.".strip()
             raise
 
     return {"move-leader": lambda step: hand_over(cluster, step.member), "defrag": rewrite}

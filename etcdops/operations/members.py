@@ -7,14 +7,13 @@ None of them takes the quorum away unless that is asked for by name.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from etcdops import checks, quorum
-from etcdops.errors import Refused, SpecError, WaitTimeout
+from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts, collect
-from etcdops.findings import Finding
+from etcdops.operations.gate import PATIENCE_S, settled, without_data
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
 
@@ -49,9 +48,6 @@ _TAKES_AWAY = ("stop", "kill", "freeze")
 
 _STATES = {"running": "runs", "paused": "is frozen", "stopped": "is stopped", "isolated": "runs, off a network"}
 
-#: How long a member may take to serve, and the others to agree again.
-_PATIENCE_S = 30.0
-
 
 def plan_action(
     record: ClusterRecord, runtime: Runtime, facts: Facts, action: str, name: str, *, lose_quorum: bool = False
@@ -75,6 +71,8 @@ def plan_action(
             f"cluster {record.spec.name} is marked as production: no fault is applied to it",
             remedy=f"`member.stop {name}` stops a member in an orderly way.",
         )
+    if action == "start" and any(each.name == name and each.data_gone for each in facts.members):
+        raise without_data([name])
     steps: list[Step] = []
     consequence = ""
     if action in _TAKES_AWAY:
@@ -155,7 +153,7 @@ def run(
             return f"{plan.already}: nothing was changed"
         if plan.consequence:
             confirm(plan)
-        wait_s = _PATIENCE_S if _serves_then(before, name) else 0.0
+        wait_s = PATIENCE_S if _serves_then(before, name) else 0.0
 
         def thaw(step: Step) -> None:
             member.resume()
@@ -176,26 +174,7 @@ def run(
             progress,
         )
         lost = bool(plan.consequence) or not (wait_s or action in _TAKES_AWAY)
-        return _said(name, cluster.status() if lost else _settled(cluster, name, checks.findings(before)))
-
-
-def _settled(cluster: Cluster, about: str, before: Sequence[Finding]) -> ClusterStatus:
-    """Wait until one leads and the gate finds no new error, but for the member's own; give the status then."""
-    known = {(finding.code, finding.member) for finding in before}
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        status = cluster.status()
-        new = [f for f in status.blockers if (f.code, f.member) not in known and f.member != about]
-        # With authentication on, nobody may say who leads.
-        if not new and (status.leader or any(finding.code == "auth" for finding in status.warnings)):
-            return status
-        if time.monotonic() > deadline:
-            said = "; ".join(finding.message for finding in new) or "no member leads"
-            raise WaitTimeout(
-                f"{cluster.name} has not settled within {_PATIENCE_S:.0f} s: {said}",
-                remedy=" ".join(finding.remedy for finding in new) or "Look at `status`.",
-            )
-        time.sleep(0.05)
+        return _said(name, cluster.status() if lost else settled(cluster, checks.findings(before), about=name))
 
 
 def _said(name: str, status: ClusterStatus) -> str:

@@ -21,7 +21,7 @@ from etcdops.errors import EtcdError, EtcdopsError
 from etcdops.operations import compact, defrag
 from etcdops.operations.fullness import ANSWER_S, CORRUPT_TEXT, Fullness, hazard, is_blocked, live_at, plan_heal
 from etcdops.operations.plan import Plan, Step, carry_out
-from etcdops.operations.upkeep import glance, look, pass_gate, refuse_bad_versions, settle, spaces_of, voter
+from etcdops.operations.upkeep import glance, look, pass_gate, refuse_bad_versions, resumable, settle, spaces_of, voter
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -109,7 +109,8 @@ def heal_nospace(
         if plan.steps:
             if plan.consequence:
                 confirm(plan)
-            carry_out(cluster, plan, healing.acts(), progress)
+            with resumable(healing.changed, "cluster.heal-nospace"):
+                carry_out(cluster, plan, healing.acts(), progress)
         return healing.report()
 
 
@@ -122,6 +123,7 @@ class _Healing:
         self._revision = revision
         self._progress = progress
         self._after: dict[str, int] = {}
+        self._compacted = False
         self._disarmed: set[int] = set()
         self._proof = "nothing was done, so nothing was proved"
 
@@ -130,8 +132,13 @@ class _Healing:
         acts = defrag.acts_of(self._cluster, self._after, self._progress, ignoring=_IGNORED)
         return {**acts, "compact": self._compact, "disarm": self._disarm, "prove": self._prove}
 
+    def changed(self) -> bool:
+        """Whether anything has been changed so far."""
+        return self._compacted or bool(self._after) or bool(self._disarmed)
+
     def _compact(self, step: Step) -> None:
         compact.compact_to(self._cluster, step.member, self._revision, self._progress)
+        self._compacted = True
         # The others clean their databases at their own pace, and what is not yet free cannot be given back.
         deadline = time.monotonic() + 60.0
         before: list[int] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,24 +24,28 @@ from etcdops.state import replace_file
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
 
-__all__ = ["Plan", "Step", "carry_out", "plan_text"]
+__all__ = ["Plan", "Step", "carry_out", "new_run", "plan_text"]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step: what is done (`do`, for programs) to which member, in words, as a plain command, and the way back."""
+    """One step: what is done (`do`, for programs) to which member, in words, as a plain command, and the way back.
+
+    A step that `waits` may be interrupted: it changes nothing itself.
+    """
 
     do: str
     member: str
     text: str
     by_hand: str
     undo: str = ""
+    waits: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
     """What an operation will do to a cluster.
 
     Without steps there is nothing to be done, and `already` says why. `consequence` is what is lost by it, "" if
-    nothing is: a plan that has one is asked about before it is carried out.
+    nothing is: a plan that has one is asked about before it is carried out. `notes` are what a person should know.
     """
 
     operation: str
@@ -49,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     already: str = ""
     consequence: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def plan_text(plan: Plan) -> str:
@@ -60,27 +66,45 @@ def plan_text(plan: Plan) -> str:
         lines += [f"  {number}. {step.text}", f"      $ {step.by_hand}"]
         if step.undo:
             lines.append(f"      back: {step.undo}")
+    lines += [f"  note: {note}" for note in plan.notes]
     if plan.consequence:
         lines.append(f"  This means: {plan.consequence}")
     return "\n".join(lines)
 
 
+def new_run(cluster: Cluster, operation: str) -> str:
+    """Give the name of a new run of an operation, and make its folder."""
+    run = f"{datetime.now():%Y%m%d-%H%M%S}-{operation.replace('.', '-')}-{secrets.token_hex(2)}"
+    cluster.store.make_dir(cluster.store.runs / run)
+    return run
+
+
 def carry_out(
-    cluster: Cluster, plan: Plan, acts: Mapping[str, Callable[[Step], None]], progress: Callable[[str], None]
+    cluster: Cluster,
+    plan: Plan,
+    acts: Mapping[str, Callable[[Step], None]],
+    progress: Callable[[str], None],
+    *,
+    run: str = "",
+    commands: bool = True,
 ) -> Path:
     """Take a plan's steps one after the other, by `acts`, and give the folder that holds plan and journal.
 
-    The caller holds the cluster's lock. Ctrl-C lets a step that has begun come to its end. Raises what a step raises;
-    the journal says then which steps were done.
+    The caller holds the cluster's lock. Ctrl-C lets a step that has begun come to its end, unless it only waits.
+    `run` is the run that an interrupted operation goes on with; its folder has a plan for each time. Without `commands`
+    progress is told the steps alone: the plan has been shown. Raises what a step raises; the journal says then which
+    steps were done.
     """
-    run = f"{datetime.now():%Y%m%d-%H%M%S}-{plan.operation.replace('.', '-')}-{secrets.token_hex(2)}"
-    folder = cluster.store.make_dir(cluster.store.runs / run)
-    replace_file(folder / "plan.json", msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    folder = cluster.store.make_dir(cluster.store.runs / (run or new_run(cluster, plan.operation)))
+    earlier = len(list(folder.glob("plan*.json")))
+    name = f"plan-{earlier + 1}.json" if earlier else "plan.json"
+    replace_file(folder / name, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     with Journal(folder / "journal.jsonl") as journal:
         for number, step in enumerate(plan.steps, start=1):
-            progress(f"{number}/{len(plan.steps)} {step.text}\n      $ {step.by_hand}")
+            by_hand = f"\n      $ {step.by_hand}" if commands else ""
+            progress(f"{number}/{len(plan.steps)} {step.text}{by_hand}")
             try:
-                with deferred():
+                with nullcontext() if step.waits else deferred():
                     journal.note("step", step.member, f"{number} {step.do}", sync=True)
                     acts[step.do](step)
                     journal.note("done", step.member, f"{number} {step.do}", sync=True)

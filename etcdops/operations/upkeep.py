@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from etcdops import checks, quorum, versions
-from etcdops.errors import Refused, WaitTimeout
+from etcdops.errors import EtcdopsError, PartlyChanged, Refused, WaitTimeout
 from etcdops.facts import GAP_S, Facts, collect
 from etcdops.findings import Finding
+from etcdops.operations import gate
+from etcdops.operations.pending import refuse_unfinished
 from etcdops.space import Space, measure
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "pass_gate",
     "patience_s",
     "refuse_bad_versions",
+    "resumable",
     "settle",
     "spaces_of",
     "voter",
@@ -46,15 +49,13 @@ _QUOTA_METRIC = "etcd_server_quota_backend_bytes"
 
 
 def look(cluster: Cluster) -> tuple[ClusterRecord, Facts]:
-    """Look twice at a cluster, a second apart, and give its record and the facts."""
-    record = cluster.runtime.adopt(cluster.record)
-    return record, collect(record, cluster.runtime, gap_s=GAP_S)
+    """Look twice at a cluster, a second apart, and give its record and the facts; an election is waited for."""
+    return cluster.runtime.adopt(cluster.record), gate.look(cluster, gap_s=GAP_S)
 
 
 def glance(cluster: Cluster) -> tuple[ClusterRecord, Facts]:
-    """Look once, without finding out who catches up."""
-    record = cluster.runtime.adopt(cluster.record)
-    return record, collect(record, cluster.runtime)
+    """Look once, without finding out who catches up; an election is waited for."""
+    return cluster.runtime.adopt(cluster.record), gate.look(cluster)
 
 
 def errors_in(cluster: Cluster, facts: Facts, *, ignoring: Collection[str] = ()) -> tuple[Finding, ...]:
@@ -70,7 +71,8 @@ def errors_in(cluster: Cluster, facts: Facts, *, ignoring: Collection[str] = ())
 
 
 def pass_gate(cluster: Cluster, facts: Facts, doing: str, *, ignoring: Collection[str] = ()) -> None:
-    """Raise Refused if the gate finds an error, or authentication keeps us from acting at all."""
+    """Raise Refused if the gate finds an error, another operation is unfinished, or authentication keeps us out."""
+    refuse_unfinished(cluster)
     if facts.auth:
         raise Refused(
             f"{doing} needs root where authentication is on, and etcdops has no user",
@@ -242,3 +244,15 @@ def settle(
             )
         time.sleep(0.05)
         facts = collect(cluster.record, cluster.runtime)
+
+
+@contextmanager
+def resumable(changed: Callable[[], bool], command: str) -> Iterator[None]:
+    """Raise PartlyChanged instead of an error of the block, where something has been changed by then."""
+    try:
+        yield
+    except EtcdopsError as error:
+        if not changed():
+            raise
+        remedy = f"{error.remedy} `{command}` again does what is left.".strip()
+        raise PartlyChanged(str(error), remedy=remedy) from error

@@ -79,7 +79,9 @@ class ComposeRuntime:
         progress(f"image {image.reference}")
         return Prepared(image.etcd_version, image=image.reference, image_id=image.id, engine=address)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose the ports at which members are published on loopback, and their volumes. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, or too few are free.
@@ -96,7 +98,7 @@ class ComposeRuntime:
                 host=host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://{member.name}.peer:2380",
-                data=DataRef(f"{project}_{member.name}-g1"),
+                data=DataRef(f"{project}_{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
@@ -277,7 +279,7 @@ class ComposeRuntime:
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with the ids of the containers that there are now, whoever created them."""
         for name, container in self._containers(record).items():
-            if name == _CLIENT or record.member(name).ref == container.id:
+            if name not in record.spec.names or record.member(name).ref == container.id:
                 continue
             member = msgspec.structs.replace(record.member(name), ref=container.id)
             if container.state in ("running", "paused"):
@@ -361,14 +363,34 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose volume is gone now."""
+        ran = [record.member(name) for name in names if record.member(name).ref]
+        there = self.engine.named("volume", cluster_id=record.id) if ran else []
+        return tuple(member.name for member in ran if member.data.place not in there)
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
+        generation = record.next_generation(name)
+        return DataRef(f"{project_of(record.spec.name, record.id)}_{name}-g{generation}", generation)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove volumes that no member uses; one that is gone already is no error. There is no way back."""
+        there = self.engine.named("volume", cluster_id=record.id)
+        if doomed := [ref.place for ref in refs if ref.place in there]:
+            self.engine.run("volume", "rm", *doomed)
+
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Remove a stopped member's container, and keep its volume. Safe to call twice."""
+        found = self._containers(record)
+        if name in found:
+            self.engine.remove([found[name].id])
+
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""
-        self._remove(record.id)
-
-    def _remove(self, cluster_id: str) -> None:
-        self.engine.remove([container.id for container in self.engine.containers(cluster_id=cluster_id)])
+        self.engine.remove([container.id for container in self.engine.containers(cluster_id=record.id)])
         for kind in ("network", "volume"):
-            if names := self.engine.named(kind, cluster_id=cluster_id):
+            if names := self.engine.named(kind, cluster_id=record.id):
                 self.engine.run(kind, "rm", *names)
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
@@ -378,12 +400,15 @@ class ComposeRuntime:
     def belongings(self, record: ClusterRecord) -> list[str]:
         """Name, for a person, everything that `destroy` removes."""
         members = [self.described(record, member) for member in record.members]
+        members += [f"{each.member}: data that was {each.why}, in volume {each.data.place}" for each in record.retired]
         networks = f"{_network(record, 'client')} and {_network(record, 'peer')}"
         return [*members, f"the client container, and the networks {networks}"]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain docker command for an action."""
         container, peer = member.ref[:12], _network(record, "peer")
+        if action == "start" and not container:
+            return f"docker compose -p {project_of(record.spec.name, record.id)} up -d {member.name}"
         commands = {
             "resume": ["unpause", container],
             "isolate": ["network", "disconnect", peer, container],

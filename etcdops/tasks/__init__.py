@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images, maintenance, members, snapshots
+from etcdops.tasks import (
+    clusters,
+    data,
+    drills,
+    environment,
+    etcd,
+    images,
+    maintenance,
+    members,
+    membership,
+    snapshots,
+)
 
 __all__ = ["namespace"]
 
@@ -29,14 +40,17 @@ def _collection() -> Collection:
     image.add_task(images.build, name="build")
     image.add_task(images.list_images, name="list")
     member = Collection("member")
-    for task in members.ALL:
+    for task in (*membership.ALL, *members.ALL):
         member.add_task(task)
+    kept = Collection("data")
+    kept.add_task(data.list_data, name="list")
+    kept.add_task(data.remove, name="remove")
     snapshot = Collection("snapshot")
     snapshot.add_task(snapshots.save, name="save")
     snapshot.add_task(snapshots.verify, name="verify")
     snapshot.add_task(snapshots.list_all, name="list")
     snapshot.add_task(snapshots.prune, name="prune")
-    for each in (drill, cluster, member, binaries, image, snapshot):
+    for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
     keys = (

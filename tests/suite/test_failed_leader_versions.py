@@ -8,7 +8,8 @@ from etcdops import drills
 from etcdops.cluster import Cluster
 from etcdops.spec import ClusterSpec
 from tests.conftest import assert_passed
-from tests.suite.releases import GIVEN, NAMED, RELEASES, spec_of
+from tests.suite.releases import RELEASES, spec_of
+from tests.suite.shared import GIVEN, NAMED
 
 
 @pytest.fixture(params=sorted({*RELEASES, *NAMED}))

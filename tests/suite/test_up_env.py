@@ -167,7 +167,7 @@ def test_waits_for_the_holder_of_the_lock(lab: CommandLine, wait_until: Wait) ->
         process = lab.start("up-env", stderr=file)
         wait_until(lambda: "waiting for" in log.read_text(), what="a word about the lock")
         assert process.poll() is None
-        assert f"`a test of locks` (process {os.getpid()}, since " in log.read_text()
+        assert f"`a test of locks` (process {os.getpid()} on {os.uname().nodename}, since " in log.read_text()
     assert process.wait(30) == 0
     assert "nothing was changed" in log.read_text()
 
