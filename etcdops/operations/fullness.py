@@ -128,7 +128,7 @@ def hazard(facts: Facts, seen: Fullness) -> str:
         return ""
     return (
         f"CORRUPT stays armed, and yet etcd {old[0]} accepts writes again once NOSPACE is disarmed, but for members"
-        " that restart: those refuse them, and their data diverges. Restart none before CORRUPT is dealt with"
+        " that restart: those may refuse them, and then their data diverges. Restart none before CORRUPT is dealt with"
     )
 
 
