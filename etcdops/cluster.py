@@ -360,7 +360,7 @@ class Cluster:
         begun = pending.load(self)
         if begun is None:
             return ""
-        progress(f"`{begun}` has not come to its end: `{begun.again}` goes on, `{begun.back}` takes it back")
+        progress(f"`{begun}` has not come to its end: {begun.ways}")
         return begun.target
 
     def want_running(self) -> None:
@@ -502,8 +502,8 @@ class Cluster:
         ]
         begun = pending.load(self)
         if begun is not None:
-            remedy = f"`{begun.again}` goes on with it; `{begun.back}` takes it back."
-            found.append(Finding.of("operation-unfinished", f"`{begun}` has not come to its end", remedy=remedy))
+            said = f"`{begun}` has not come to its end"
+            found.append(Finding.of("operation-unfinished", said, remedy=f"{begun.ways}."))
         fault = self.store.unhealed(self.name)
         if fault is not None:
             from etcdops.faults.heal import dead, describe

@@ -58,8 +58,14 @@ def refuse_unhealthy(
 ) -> None:
     """Raise Refused if the gate finds an error, except about the member `about` and those whose codes are `ignoring`.
 
-    `remedies` says for a code what else helps, with {name} for the member.
+    With authentication on, etcd would refuse what etcdops asks, and that is said first. `remedies` says for a code
+    what else helps, with {name} for the member.
     """
+    if facts.auth:
+        raise Refused(
+            f"{operation} of {facts.cluster} is refused: authentication is on, and etcdops has no user",
+            remedy="`ctl -- --user root` asks for the password, and does what etcdctl can do. Nothing was changed.",
+        )
     found = [
         finding
         for finding in checks.findings(facts)

@@ -351,7 +351,7 @@ def test_tasks_show_the_plan_and_ask(line: CommandLine) -> None:
 
     added = line("member.add", "-o", "json")
     assert added.code == 0, added.err
-    assert [step["do"] for step in json.loads(added.out)["steps"]] == [
+    assert [step["do"] for step in json.loads(added.out)["plan"]["steps"]] == [
         "add-learner",
         "start",
         "catch-up",
@@ -393,7 +393,7 @@ def test_ctrl_c_while_it_waits_says_how_to_go_on(line: CommandLine, wait_until: 
     if begun.returncode == 0:
         pytest.skip("it was faster than the signal")
     assert begun.returncode == 130, err
-    assert "member.add thor has not come to its end: `member.add thor` goes on, `member.undo` takes it back" in err
+    assert "member.add thor has not come to its end: `member.add thor` goes on; `member.undo` takes it back" in err
     told = line("status")
     assert "operation-unfinished" in told.out + told.err
     assert line("member.add").code == 0
