@@ -27,6 +27,8 @@ from etcdops.quorum import (
     voters,
     why_not_up,
 )
+from etcdops.space import FULL_PERCENT, DefragRule, measure
+from etcdops.units import size_text
 
 if TYPE_CHECKING:
     from etcdops.facts import Facts
@@ -37,9 +39,9 @@ __all__ = ["check_change", "check_snapshot", "even_size", "findings"]
 _ALARMS = {
     "NOSPACE": (
         "no write is accepted: the space quota is used up",
-        "`ctl -- compact REVISION`, `ctl -- defrag --cluster`, then `ctl -- alarm disarm` (which disarms CORRUPT too)",
+        "`cluster.heal-nospace` compacts, defragments and disarms it; `ctl -- alarm disarm` would disarm CORRUPT too.",
     ),
-    "CORRUPT": ("its data differs from that of the others, and nothing is served", "Replace it; do not disarm this."),
+    "CORRUPT": ("its data differs from that of the others, and writes are refused", "Replace it; do not disarm this."),
 }
 
 #: The code of a member that is not there, and what brings it back, by what the runtime sees of it.
@@ -59,6 +61,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         *_leadership(facts),
         *_progress(facts),
         *_alarms(facts),
+        *_space(facts),
         *_versions(facts),
     ]
     if facts.auth:
@@ -332,6 +335,23 @@ def _alarms(facts: Facts) -> list[Finding]:
             said = f"{name} has raised {alarm.kind}: {means}"
             code = f"alarm-{alarm.kind.lower()}"
             found.append(Finding(code, said, CODES.get(code, "error"), name, cure))
+    return found
+
+
+def _space(facts: Facts) -> list[Finding]:
+    """Find databases that near their quota, and those that would give much back, by what Status tells alone."""
+    found = []
+    full = {alarm.member_id for alarm in newest_alarms(facts) if alarm.kind == "NOSPACE"}
+    ids = {member.name: member.status.member_id for member in facts.members if member.status}
+    for space in measure(facts):
+        if space.used_percent > FULL_PERCENT and not full & {0, ids[space.member]}:
+            said = f"{space.member}'s database takes {space.used_percent:.0f} % of its space quota: {space}"
+            cure = "`cluster.compact` and `cluster.defrag` give space back; at 100 % no write is accepted."
+            found.append(Finding.of("quota-high", said, member=space.member, remedy=cure))
+        if DefragRule().judge(space).chosen:
+            said = f"{space.member}'s database has {size_text(space.free)} of {size_text(space.db_size)} free"
+            cure = "`cluster.defrag` gives that back to the disk."
+            found.append(Finding.of("fragmented", said, member=space.member, remedy=cure))
     return found
 
 

@@ -41,8 +41,12 @@ from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
+    from etcdops.operations.compact import Compacted
+    from etcdops.operations.defrag import DefragReport
+    from etcdops.operations.nospace import NospaceReport
     from etcdops.operations.plan import Plan
     from etcdops.runtimes.base import Runtime
+    from etcdops.space import DefragRule
     from etcdops.status import ClusterStatus
 
 __all__ = ["Cluster", "Progress", "Started"]
@@ -568,6 +572,49 @@ class Cluster:
         from etcdops.operations import reconfigure
 
         return reconfigure.undo(self, **options)
+
+    def defrag(
+        self,
+        *,
+        rule: DefragRule | None = None,
+        only: Sequence[str] = (),
+        allow_known_bad: bool = False,
+        progress: Progress = _silent,
+    ) -> DefragReport:
+        """Defragment the members for which `rule` says that it is worth it, one at a time, the leader last.
+
+        Raises as `etcdops.operations.defrag.defrag` does.
+        """
+        from etcdops.operations.defrag import defrag
+
+        return defrag(self, rule=rule, only=only, allow_known_bad=allow_known_bad, progress=progress)
+
+    def compact(
+        self,
+        *,
+        keep: int | None = None,
+        revision: int = 0,
+        allow_known_bad: bool = False,
+        progress: Progress = _silent,
+    ) -> Compacted:
+        """Give up the history before `revision`, or all but the last `keep` revisions (default: 10,000), for good.
+
+        Raises as `etcdops.operations.compact.compact` does.
+        """
+        from etcdops.operations.compact import compact
+
+        return compact(self, keep=keep, revision=revision, allow_known_bad=allow_known_bad, progress=progress)
+
+    def heal_nospace(
+        self, *, keep: int | None = None, allow_known_bad: bool = False, progress: Progress = _silent
+    ) -> NospaceReport:
+        """Cure a full space quota: compact, defragment, disarm NOSPACE (never CORRUPT), and prove it by a write.
+
+        Raises as `etcdops.operations.nospace.heal_nospace` does.
+        """
+        from etcdops.operations.nospace import heal_nospace
+
+        return heal_nospace(self, keep=keep, allow_known_bad=allow_known_bad, progress=progress)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).

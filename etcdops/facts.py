@@ -75,7 +75,8 @@ class Facts(NamedTuple):
     """What is known of a cluster at one time; of two looks, if there were two.
 
     `auth` says whether authentication is on: None where it cannot be told, since a certificate may stand for a user.
-    `snapshot_age_s` is the age of the newest verified snapshot in seconds, None if there is none.
+    `snapshot_age_s` is the age of the newest verified snapshot in seconds, None if there is none. `quota_bytes` is the
+    space quota with which the cluster was created, 0 for etcd's default.
     """
 
     cluster: str
@@ -83,6 +84,7 @@ class Facts(NamedTuple):
     members: tuple[MemberFacts, ...]
     auth: bool | None = None
     snapshot_age_s: float | None = None
+    quota_bytes: int = 0
 
 
 def refused_by_auth(error: EtcdError) -> bool:
@@ -122,7 +124,7 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
         if member.name in answers:
             known = _heard(known, answers[member.name], again.get(member.name), looks)
         members.append(known)
-    return Facts(record.spec.name, record.etcd_version, tuple(members), auth)
+    return Facts(record.spec.name, record.etcd_version, tuple(members), auth, quota_bytes=record.spec.quota_bytes)
 
 
 def _ask(connections: dict[str, wire.Connection], timeout_s: float) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ import re
 import msgspec
 
 from etcdops.errors import SpecError
+from etcdops.units import size_text
 
 __all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "is_valid_name", "parse_size", "valid_name"]
 
@@ -24,6 +25,10 @@ __all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "is_val
 MEMBER_NAMES = ("ironman", "thor", "deadpool", "hulk", "wasp", "storm", "gambit")
 
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+#: The least and the most of a space quota: an empty database has 20 KiB and grows with the first writes; the most is
+#: what etcd itself suggests (https://etcd.io/docs/v3.5/dev-guide/limit/) and warns beyond.
+_QUOTA_BYTES = (2**20, 2**33)
+
 _PURPOSES = ("lab", "production")
 
 
@@ -115,7 +120,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster: its members, Raft's timing, the version of etcd and what it is for.
 
     `etcd_version` "" means whatever is found first (see `etcdops.binaries` and `etcdops.docker.images`); `etcd_bin`
-    names a binary outright, `image` a container image. `purpose` "production" makes every drill refuse.
+    names a binary outright, `image` a container image. `purpose` "production" makes every drill refuse. `quota_bytes`
+    is how large a member's database may become before no write is accepted (NOSPACE); 0 is etcd's default, 2 GiB.
     """
 
     name: str
@@ -126,6 +132,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_bin: str = ""
     image: str = ""
     purpose: str = "lab"
+    quota_bytes: int = 0
 
     def __post_init__(self) -> None:
         valid_name(self.name)
@@ -139,6 +146,9 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SpecError(f"cluster {self.name} pins a port twice: {', '.join(map(str, sorted(ports)))}")
         if self.purpose not in _PURPOSES:
             raise SpecError(f"purpose {self.purpose!r} is not known: {' or '.join(_PURPOSES)}")
+        if self.quota_bytes and not _QUOTA_BYTES[0] <= self.quota_bytes <= _QUOTA_BYTES[1]:
+            least, most = (size_text(limit) for limit in _QUOTA_BYTES)
+            raise SpecError(f"a space quota of {self.quota_bytes:,} bytes is not offered: {least} to {most} are")
         if self.tls and any(not (m.cert and m.key) for m in self.members):
             raise SpecError(f"cluster {self.name} has TLS, but not every member has a certificate and a key")
 
@@ -153,6 +163,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         etcd_version: str = "",
         etcd_bin: str = "",
         image: str = "",
+        quota_bytes: int = 0,
     ) -> ClusterSpec:
         """Give a cluster of `size` members (1 to 7) named ironman, thor, deadpool and on.
 
@@ -169,7 +180,15 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for i, member in enumerate(MEMBER_NAMES[:size])
         )
-        return cls(name, members, timing=timing or Timing(), etcd_version=etcd_version, etcd_bin=etcd_bin, image=image)
+        return cls(
+            name,
+            members,
+            timing=timing or Timing(),
+            etcd_version=etcd_version,
+            etcd_bin=etcd_bin,
+            image=image,
+            quota_bytes=quota_bytes,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, snapshots
+from etcdops.tasks import (
+    clusters,
+    data,
+    drills,
+    environment,
+    etcd,
+    images,
+    maintenance,
+    members,
+    membership,
+    snapshots,
+)
 
 __all__ = ["namespace"]
 
@@ -21,6 +32,8 @@ def _collection() -> Collection:
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
+    for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
+        cluster.add_task(upkeep)
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")
@@ -40,7 +53,19 @@ def _collection() -> Collection:
     for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
-    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")
+    keys = (
+        "cluster",
+        "runtime",
+        "size",
+        "etcd_version",
+        "etcd_bin",
+        "image",
+        "port",
+        "quota",
+        "output",
+        "timeout",
+        "offline",
+    )
     drill_keys = ("rate", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top

@@ -50,6 +50,7 @@ def _help(*names: str, **own: str) -> dict[str, str]:
         "image",
         "offline",
         "output",
+        quota="how large a member's database may become, such as 512MiB (fixed when created; default: etcd's, 2GiB)",
         port="first of the ports that members take (default: free ones are chosen)",
         timeout="how many seconds the members may take to acknowledge a write (default: 60)",
     )
@@ -64,6 +65,7 @@ def up_env(
     etcd_bin: str | None = None,
     image: str | None = None,
     port: str | None = None,
+    quota: str | None = None,
     output: str | None = None,
     timeout: str | None = None,
     offline: bool = False,
@@ -82,6 +84,7 @@ def up_env(
         "etcd_version": etcd_version,
         "etcd_bin": etcd_bin,
         "image": image,
+        "quota": quota,
     }
     timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
@@ -111,7 +114,7 @@ def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> 
 
 
 #: Flags about what is fixed when a cluster is created.
-FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port")
+FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota")
 
 
 def ensure_up(
@@ -133,14 +136,15 @@ def ensure_up(
     from etcdops.errors import ClusterNotFound
     from etcdops.spec import ClusterSpec, parse_size
     from etcdops.state import Store
+    from etcdops.units import parse_bytes
 
     # What is fixed at creation is compared with what an existing cluster has; there, only a flag is a wish. The
     # configuration speaks for clusters that are yet to be created.
-    configured = {key: flag(c, key, value) for key, value in fixed.items()}
+    configured = {key: flag(c, key, fixed.get(key)) for key in FIXED}
     wish, exists = configured, True
     try:
         Store.find().load(name)
-        wish = {key: configured[key] if value is not None else "" for key, value in fixed.items()}
+        wish = {key: configured[key] if fixed.get(key) is not None else "" for key in FIXED}
     except ClusterNotFound:
         exists = False
     spec = ClusterSpec.of_size(
@@ -150,6 +154,7 @@ def ensure_up(
         etcd_version=wish["etcd_version"],
         etcd_bin=wish["etcd_bin"],
         image=wish["image"],
+        quota_bytes=parse_bytes(wish["quota"], "quota") if wish["quota"] else 0,
     )
     offline = is_offline(c, offline)
     kind = wish["runtime"]

@@ -131,7 +131,7 @@ def _url(server: wire.Server) -> str:
 def test_answers_are_tuples(connection: wire.Connection) -> None:
     """An answer is read into a plain tuple, with Python's own types."""
     status = connection.status(timeout_s=5)
-    assert status == (0xABC, 0, "3.5.1", 10, 0, 0xABC, 0, 0, 0, 7, ("a", "b"), False)
+    assert status == (0xABC, 0, "3.5.1", 10, 0, 0xABC, 0, 0, 0, 7, ("a", "b"), False, 0)
     assert connection.put(b"k", b"v", timeout_s=5) == (1, None)
 
 
