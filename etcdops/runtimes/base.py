@@ -17,7 +17,8 @@ from etcdops.state import ClusterRecord, DataRef, MemberRecord
 __all__ = ["CanIsolate", "CanKill", "CanMovePorts", "CanPause", "Leftover", "MemberState", "Prepared", "Runtime"]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
-MemberState = Literal["running", "paused", "isolated", "stopped"]
+#: "unknown" is one that somebody else runs, and that accepts no connection from here.
+MemberState = Literal["running", "paused", "isolated", "stopped", "unknown"]
 
 
 class Prepared(NamedTuple):
