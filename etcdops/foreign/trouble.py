@@ -13,11 +13,17 @@ from etcdops.spec import Tls
 
 __all__ = ["Trouble", "diagnose"]
 
-#: How long each step of the look may take.
+#: How long a connection may take.
 _LOOK_S = 2.0
 
-#: What every HTTP/2 connection begins with, and an empty SETTINGS frame: a server that takes the client answers it.
-_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+#: How long a handshake, or an answer, may take once a connection is there.
+_SPEAK_S = 5.0
+
+#: The kind of frame with which both sides of HTTP/2 begin.
+_SETTINGS = 4
+
+#: What every HTTP/2 connection begins with, and an empty frame of that kind: a server that takes the client answers it.
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
 class Trouble(NamedTuple):
@@ -44,8 +50,9 @@ def diagnose(url: str, tls: Tls | None, error: EtcdError) -> Trouble:
         return Trouble(f"nothing answers within {_LOOK_S:g} s", "Look at the address, the network and its firewalls.")
     except OSError as failed:
         return Trouble(f"nothing listens there ({failed.strerror or failed})", "Look whether that member runs.")
+    connection.settimeout(_SPEAK_S)
     with connection:
-        found = _secure(connection, address[0], tls) if parts.scheme == "https" else _plain(connection, address[0])
+        found = _secure(connection, address, tls) if parts.scheme == "https" else _plain(connection, address[0])
     return found or Trouble(
         f"something accepts connections and does not answer as etcd does ({error.code}: {error.text})",
         "Look whether that is a client port of etcd's, and not a peer port, and whether the member hangs.",
@@ -66,20 +73,21 @@ def _plain(connection: socket.socket, host: str) -> Trouble | None:
     return Trouble("http is given, and it speaks TLS", "Give https://, with --cacert FILE.")
 
 
-def _secure(connection: socket.socket, host: str, tls: Tls | None) -> Trouble | None:
+def _secure(connection: socket.socket, address: tuple[str, int], tls: Tls | None) -> Trouble | None:
     if tls is None:
         return None
     try:
-        with client_context(tls).wrap_socket(connection, server_hostname=host) as secured:
+        with client_context(tls).wrap_socket(connection, server_hostname=address[0]) as secured:
             # With TLS 1.3, a client whose certificate is missing or refused learns so by what it reads first.
             secured.sendall(_HELLO)
             secured.recv(1)
     except ssl.SSLCertVerificationError as error:
-        return _not_believed(error, host, tls)
+        return _not_believed(error, address[0], tls)
     except ssl.SSLError as error:
-        return _turned_away(error, tls)
+        # Who does not speak TLS ends the connection without a word, or answers in plain text.
+        return _turned_away(error, tls) or _not_secure(address)
     except OSError:
-        return None
+        return _not_secure(address)
     return None
 
 
@@ -98,10 +106,22 @@ def _not_believed(error: ssl.SSLCertVerificationError, host: str, tls: Tls) -> T
     )
 
 
+def _not_secure(address: tuple[str, int]) -> Trouble | None:
+    """Find a server that speaks HTTP/2 in plain text where https:// was given."""
+    try:
+        with socket.create_connection(address, timeout=_LOOK_S) as connection:
+            connection.settimeout(_SPEAK_S)
+            connection.sendall(_HELLO)
+            answer = connection.recv(9)
+    except OSError:
+        return None
+    if answer.startswith(b"HTTP/") or answer[3:4] == bytes([_SETTINGS]):
+        return Trouble("https is given, and it does not speak TLS", "Give http://, without certificates.")
+    return None
+
+
 def _turned_away(error: ssl.SSLError, tls: Tls) -> Trouble | None:
     reason = error.reason or ""
-    if "WRONG_VERSION_NUMBER" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason:
-        return Trouble("https is given, and it does not speak TLS", "Give http:// without certificates.")
     if "CERTIFICATE" not in reason and "UNKNOWN_CA" not in reason and "HANDSHAKE_FAILURE" not in reason:
         return None
     if tls.client_cert:
