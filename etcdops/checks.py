@@ -101,7 +101,7 @@ def check_snapshot(facts: Facts, *, max_age_s: float = 86_400.0) -> tuple[Findin
         return ()
     newest = "there is none" if age_s is None else f"the newest is {age_s / 3600:.0f} h old"
     said = f"a verified snapshot of the last {max_age_s / 3600:.0f} h is wanted, and {newest}"
-    return (Finding.of("no-snapshot", said, remedy="Save one first: `ctl -- --endpoints=URL snapshot save FILE`."),)
+    return (Finding.of("no-snapshot", said, remedy="Save one first: `snapshot.save`."),)
 
 
 def even_size(size: int) -> str:
@@ -218,7 +218,8 @@ def _listed_members(facts: Facts) -> list[Finding]:
                     "member-unstarted",
                     f"{name} was added as a {kind} ({number}), and has never started",
                     member=name,
-                    remedy=f"Start it, or take it back: `ctl -- member remove {number}`.",
+                    remedy="Run again what added it, or take it back: `member.undo`, or"
+                    f" `ctl -- member remove {number}`.",
                 )
             )
         elif info.is_learner:
@@ -227,7 +228,9 @@ def _listed_members(facts: Facts) -> list[Finding]:
                     "learner-pending",
                     f"{name} ({number}) is a learner, and waits to be promoted",
                     member=name,
-                    remedy=f"`ctl -- member promote {number}`, or take it back: `ctl -- member remove {number}`.",
+                    remedy=f"`member.promote {name}`, or take it back: `member.undo` or `member.remove {name}`."
+                    if name in recorded
+                    else f"`ctl -- member promote {number}`, or take it back: `ctl -- member remove {number}`.",
                 )
             )
         if info.name and name not in recorded:

@@ -39,8 +39,13 @@ def _pem(path: str) -> str:
         raise SpecError(f"cannot read the PEM file {path}: {error.strerror or error}") from error
 
 
-def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> tuple[MemberRecord, ...]:
-    """Place the members at ports that no other cluster of this state directory has, be it stopped or not."""
+def place(
+    runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store, *, generation: int = 1
+) -> tuple[MemberRecord, ...]:
+    """Place new members at ports that no cluster of this state directory has, be it stopped or not.
+
+    `generation` is that of their data.
+    """
     taken = set()
     for name in store.names():
         try:
@@ -50,7 +55,7 @@ def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> 
     pinned = {port for member in spec.members for port in (member.client_port, member.peer_port)}
     directory = str(store.cluster_dir(spec.name))
     for _ in range(20):
-        members = runner.place(spec, cluster_id, directory)
+        members = runner.place(spec, cluster_id, directory, generation=generation)
         if not taken & ({port for member in members for port in _ports(member)} - pinned):
             break
     return members

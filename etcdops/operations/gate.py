@@ -6,22 +6,37 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from etcdops import checks
+from etcdops import checks, quorum
 from etcdops.errors import Refused, WaitTimeout
-from etcdops.facts import Facts
+from etcdops.facts import Facts, collect
 from etcdops.findings import Finding
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.status import ClusterStatus
 
-__all__ = ["DOWN", "PATIENCE_S", "refuse_unhealthy", "settled"]
+__all__ = ["DOWN", "PATIENCE_S", "look", "refuse_unhealthy", "settled"]
 
 #: The findings that say of a member that it is not up.
 DOWN = frozenset(("member-stopped", "member-frozen", "member-isolated", "member-unreachable", "member-not-serving"))
 
 #: How long a member may take to serve, and the others to agree again.
 PATIENCE_S = 30.0
+
+_ELECTIONS = 10
+
+
+def look(cluster: Cluster, *, gap_s: float = 0.0) -> Facts:
+    """Collect the facts for an operation; an election under way is waited for, ten election timeouts at most."""
+    deadline = time.monotonic() + _ELECTIONS * cluster.record.spec.timing.election_ms / 1000
+    while True:
+        facts = collect(cluster.record, cluster.runtime, gap_s=gap_s)
+        there, everyone = quorum.answering(facts), quorum.voters(facts)
+        settled_now = len(quorum.up(facts)) == len(there) and quorum.member_list(facts) is not None
+        electing = len(there) > len(everyone) // 2 and not settled_now
+        if not electing or time.monotonic() > deadline:
+            return facts
+        time.sleep(0.05)
 
 
 def refuse_unhealthy(

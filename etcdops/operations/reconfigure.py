@@ -13,10 +13,10 @@ import msgspec
 
 from etcdops import quorum, versions
 from etcdops.errors import EtcdopsError, Refused, SpecError
-from etcdops.facts import GAP_S, Facts, collect
+from etcdops.facts import GAP_S, Facts
 from etcdops.foreign import WHERE_IT_RUNS, refuse_foreign
 from etcdops.operations import membership, pending
-from etcdops.operations.gate import DOWN, refuse_unhealthy
+from etcdops.operations.gate import DOWN, look, refuse_unhealthy
 from etcdops.operations.joining import Reconfiguration
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import Pending
@@ -25,6 +25,7 @@ from etcdops.placement import place
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
+    from etcdops.spec import MemberSpec
     from etcdops.state import MemberRecord
 
 __all__ = ["Confirm", "add", "promote", "remove", "replace", "undo"]
@@ -75,7 +76,7 @@ def add(
     with cluster.locked(f"member.add {name or ''}".rstrip(), progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.add", name)
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
             joins = _of(begun)
         else:
@@ -111,7 +112,7 @@ def replace(
         old = cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.replace", name)
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
             joins = _of(begun)
         else:
@@ -160,7 +161,7 @@ def remove(
         begun = pending.refuse_unfinished(cluster, "member.remove", name)
         leaves = begun.member if begun and begun.member else cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
-        facts = collect(cluster.record, cluster.runtime, gap_s=0.0 if begun else GAP_S)
+        facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         old_id = begun.old_id if begun else 0
         if not begun:
             _refuse_version(cluster, facts, "member.remove", allow_known_bad)
@@ -197,7 +198,7 @@ def promote(
         begun = pending.load(cluster)
         if begun and begun.target != name:
             pending.refuse_unfinished(cluster)
-        facts = collect(cluster.record, cluster.runtime)
+        facts = look(cluster)
         _refuse_version(cluster, facts, "member.promote", allow_known_bad)
         refuse_unhealthy(facts, f"promoting {name}", about=name)
         plan = membership.plan_promote(cluster.record, facts, name)
@@ -227,7 +228,7 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
             )
         joins = _of(begun)
         cluster.save(cluster.runtime.adopt(cluster.record))
-        facts = collect(cluster.record, cluster.runtime)
+        facts = look(cluster)
         plan = membership.plan_undo(cluster.record, cluster.runtime, facts, joins, begun.operation)
         if not dry_run:
             confirm(plan)
@@ -242,12 +243,12 @@ def _refuse_version(cluster: Cluster, facts: Facts, operation: str, allow: bool)
         versions.refuse_known_bad(cluster.record.etcd_version, operation, allow=allow, excluded=quorum.excluded(facts))
 
 
-def _placed(cluster: Cluster, spec: object) -> MemberRecord:
+def _placed(cluster: Cluster, spec: MemberSpec) -> MemberRecord:
     """Choose ports and a place for the data of a new member; nothing is made yet."""
     record = cluster.record
     alone = msgspec.structs.replace(record.spec, members=(spec,))
-    [placed] = place(cluster.runtime, alone, record.id, cluster.store)
-    return msgspec.structs.replace(placed, data=cluster.runtime.next_data(record, placed.name))
+    [placed] = place(cluster.runtime, alone, record.id, cluster.store, generation=record.next_generation(spec.name))
+    return placed
 
 
 def _replacement(cluster: Cluster, old: MemberRecord) -> MemberRecord:
@@ -290,5 +291,5 @@ def _nothing_done(cluster: Cluster, begun: Pending) -> bool:
     joins = _of(begun)
     if joins.recorded_in(cluster.record):
         return False
-    facts = collect(cluster.record, cluster.runtime)
+    facts = look(cluster)
     return quorum.member_list(facts) is not None and membership.find_listed(facts, joins.member) is None

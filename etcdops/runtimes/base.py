@@ -7,6 +7,7 @@ where one is missing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -14,7 +15,17 @@ from etcdops.errors import RuntimeUnavailable
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
-__all__ = ["CanIsolate", "CanKill", "CanMovePorts", "CanPause", "Leftover", "MemberState", "Prepared", "Runtime"]
+__all__ = [
+    "CanIsolate",
+    "CanKill",
+    "CanMovePorts",
+    "CanPause",
+    "Leftover",
+    "MemberState",
+    "MembersAlone",
+    "Prepared",
+    "Runtime",
+]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
 #: "unknown" is one that somebody else runs, and that accepts no connection from here.
@@ -61,7 +72,9 @@ class Runtime(Protocol):
     def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
         """Find, or fetch unless `offline`, what a new cluster will run. Raises BinaryError or ImageError without it."""
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose hosts, ports and places for data of new members. Changes nothing yet; may be asked several times."""
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
@@ -126,6 +139,38 @@ class Runtime(Protocol):
 
     def end_leftover(self, leftover: Leftover) -> None:
         """End or remove it, whatever its state."""
+
+
+class MembersAlone(ABC):
+    """What runtimes share whose clusters are their members and no more: nothing beside those is amiss, or left over."""
+
+    @abstractmethod
+    def state(self, member: MemberRecord) -> MemberState:
+        """Look whether a member runs, now."""
+
+    @abstractmethod
+    def described(self, record: ClusterRecord, member: MemberRecord) -> str:
+        """Name, for a person, what a member runs as and where its data is."""
+
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
+        return {member.name: self.state(member) for member in record.members}
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Give nothing: there are members alone."""
+        return []
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Do nothing, as there is nothing to be mended but members."""
+        return {}
+
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+        kept = [f"{each.member}: data that was {each.why}, {each.data.place}" for each in record.retired]
+        return [*(self.described(record, member) for member in record.members), *kept]
+
+    def forget(self, record: ClusterRecord, name: str) -> None:  # noqa: B027  # nothing is what is to be done
+        """Do nothing: of a member that has ended nothing is left but its data."""
 
 
 @runtime_checkable

@@ -79,7 +79,9 @@ class ComposeRuntime:
         progress(f"image {image.reference}")
         return Prepared(image.etcd_version, image=image.reference, image_id=image.id, engine=address)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose the ports at which members are published on loopback, and their volumes. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, or too few are free.
@@ -96,7 +98,7 @@ class ComposeRuntime:
                 host=host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://{member.name}.peer:2380",
-                data=DataRef(f"{project}_{member.name}-g1"),
+                data=DataRef(f"{project}_{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
@@ -380,12 +382,9 @@ class ComposeRuntime:
 
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""
-        self._remove(record.id)
-
-    def _remove(self, cluster_id: str) -> None:
-        self.engine.remove([container.id for container in self.engine.containers(cluster_id=cluster_id)])
+        self.engine.remove([container.id for container in self.engine.containers(cluster_id=record.id)])
         for kind in ("network", "volume"):
-            if names := self.engine.named(kind, cluster_id=cluster_id):
+            if names := self.engine.named(kind, cluster_id=record.id):
                 self.engine.run(kind, "rm", *names)
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:

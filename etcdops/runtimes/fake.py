@@ -13,8 +13,6 @@ never fails on a lie checks nothing.
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +20,9 @@ import msgspec
 
 from etcdops.errors import MemberFailed, Refused, RuntimeUnavailable
 from etcdops.fake.lies import Lies
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.hosts import LocalHost
+from etcdops.ports import free_ports, refuse_taken
+from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -35,11 +35,8 @@ __all__ = ["RUNTIME", "FakeRuntime", "Lies"]
 #: A command line ends, and its memory with it.
 ON_COMMAND_LINE = False
 
-#: Below the range from which Linux gives outgoing connections their ports: a stopped member's ports stay its own.
-_PORTS = range(20000, 32000)
 
-
-class FakeRuntime:
+class FakeRuntime(MembersAlone):
     """Runs members in memory. Clusters live as long as this object, or until they are destroyed.
 
     `lies` is what they lie about; its fields may be changed at any time: `runtime.lies.two_leaders = True`.
@@ -51,6 +48,7 @@ class FakeRuntime:
     name: ClassVar[str] = "fake"
 
     def __init__(self, *, lies: Lies | None = None, election_s: float = 0.2, request_timeout_s: float = 1.0) -> None:
+        self._host = LocalHost()
         self._lies = lies or Lies()
         self._election_s = election_s
         self._request_timeout_s = request_timeout_s
@@ -76,7 +74,9 @@ class FakeRuntime:
         """Give the version that the spec asks for: members in memory need no binaries."""
         return Prepared(spec.etcd_version)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose free loopback ports for new members.
 
         Raises Refused when a pinned port is in use, or the cluster is to have TLS, which is not offered here.
@@ -87,17 +87,20 @@ class FakeRuntime:
             )
         spoken_for = set().union(*(ports for other, ports in self._placed.items() if other != cluster_id))
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
-        for port in sorted(pinned):
-            if port in spoken_for or not _is_free(port):
-                raise Refused(f"port {port} is in use, so no member can listen there")
-        free = (p for p in random.sample(_PORTS, len(_PORTS)) if p not in spoken_for | pinned and _is_free(p))
+        if both := pinned & spoken_for:
+            raise Refused(
+                f"port {min(both)} is in use by another cluster in memory, so no member can listen there",
+                remedy="Give another port, or none.",
+            )
+        refuse_taken(self._host, pinned)
+        fresh = free_ports(self._host, 2 * len(spec.members), spoken_for | pinned)
         members = tuple(
             MemberRecord(
                 name=member.name,
                 host="local",
-                client_url=f"http://127.0.0.1:{member.client_port or next(free)}",
-                peer_url=f"http://127.0.0.1:{member.peer_port or next(free)}",
-                data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
+                client_url=f"http://127.0.0.1:{member.client_port or fresh.pop()}",
+                peer_url=f"http://127.0.0.1:{member.peer_port or fresh.pop()}",
+                data=DataRef(f"memory:{cluster_id}/{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
@@ -108,7 +111,7 @@ class FakeRuntime:
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their client port, with that port."""
         ports = {name: _port(record.member(name).client_url) for name in names}
-        return {name: port for name, port in ports.items() if not _is_free(port)}
+        return {name: port for name, port in ports.items() if self._host.port_in_use(port)}
 
     # -- members
 
@@ -183,18 +186,6 @@ class FakeRuntime:
         found = self._find(member)
         return found.state if found else "stopped"
 
-    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
-        """Look what every member does, now."""
-        return {member.name: self.state(member) for member in record.members}
-
-    def amiss(self, record: ClusterRecord) -> list[str]:
-        """Give nothing: there are members alone."""
-        return []
-
-    def mend(self, record: ClusterRecord) -> dict[str, str]:
-        """Do nothing, as there is nothing to be mended but members."""
-        return {}
-
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded."""
         for member in record.members:
@@ -221,9 +212,6 @@ class FakeRuntime:
         for ref in refs:
             self._members.pop(ref.place, None)
 
-    def forget(self, record: ClusterRecord, name: str) -> None:
-        """Do nothing: a member that has ended is its data alone."""
-
     def destroy(self, record: ClusterRecord) -> None:
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""
         cluster = self._clusters.pop(record.id, None)
@@ -239,10 +227,6 @@ class FakeRuntime:
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
         return f"{member.name}: {self.state(member)}, in memory, data {member.data.place}"
-
-    def belongings(self, record: ClusterRecord) -> list[str]:
-        """Name, for a person, everything that `destroy` removes."""
-        return [self.described(record, member) for member in record.members]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the call that does it: there is no command for what is in this process's memory."""
@@ -271,17 +255,6 @@ def _ref(member: FakeMember) -> str:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: connections that are still being wound up do not hold a port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 RUNTIME = FakeRuntime

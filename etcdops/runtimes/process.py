@@ -19,7 +19,7 @@ from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, Run
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -31,7 +31,7 @@ _ROOM_PER_MEMBER = 160 * 2**20
 _MARK = "ETCDOPS_CLUSTER_ID"
 
 
-class ProcessRuntime:
+class ProcessRuntime(MembersAlone):
     """Runs members as processes of a host."""
 
     name: ClassVar[str] = "process"
@@ -60,7 +60,9 @@ class ProcessRuntime:
         found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
         return Prepared(str(found.version), binary=os.path.dirname(found.etcd))
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose ports and places for data of new members. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, the disk has no room for the members' logs, or something already
@@ -83,7 +85,7 @@ class ProcessRuntime:
                 host=self.host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://127.0.0.1:{member.peer_port or fresh.pop()}",
-                data=DataRef(os.path.join(directory, "members", f"{member.name}-g1")),
+                data=DataRef(os.path.join(directory, "members", f"{member.name}-g{generation}"), generation),
                 log=os.path.join(directory, "members", f"{member.name}.log"),
             )
             for member in spec.members
@@ -217,18 +219,6 @@ class ProcessRuntime:
             return "stopped"
         return "paused" if seen == "paused" else "running"
 
-    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
-        """Look what every member does, now."""
-        return {member.name: self.state(member) for member in record.members}
-
-    def amiss(self, record: ClusterRecord) -> list[str]:
-        """Give nothing: beside its members' processes a cluster has nothing that could be amiss."""
-        return []
-
-    def mend(self, record: ClusterRecord) -> dict[str, str]:
-        """Do nothing, as there is nothing to be mended but members."""
-        return {}
-
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded.
 
@@ -259,9 +249,6 @@ class ProcessRuntime:
         for ref in refs:
             self.host.remove(ref.place)
 
-    def forget(self, record: ClusterRecord, name: str) -> None:
-        """Do nothing: of a process that has ended nothing is left but its data."""
-
     def destroy(self, record: ClusterRecord) -> None:
         """Kill the members and remove their data. Safe to call twice."""
         for member in record.members:
@@ -273,11 +260,6 @@ class ProcessRuntime:
         """Name, for a person, what a member runs as and where its data is."""
         running = f"process {_pid(member)}" if self.state(member) != "stopped" else "stopped"
         return f"{member.name}: {running}, data {member.data.place}"
-
-    def belongings(self, record: ClusterRecord) -> list[str]:
-        """Name, for a person, everything that `destroy` removes."""
-        kept = [f"{each.member}: data that was {each.why}, {each.data.place}" for each in record.retired]
-        return [*(self.described(record, member) for member in record.members), *kept]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""

@@ -9,7 +9,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from etcdops import foreign
-from etcdops.tasks.common import HELP, command, confirm, emit, flag, output_of, say
+from etcdops.tasks.common import HELP, command, confirm, emit, emit_json, emit_table, flag, output_of, say
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -27,20 +27,17 @@ def list_clusters(c: Context, output: str | None = None) -> None:
     out = output_of(c, output)
     found = find_clusters(Store.find())
     if out == "json":
-        import msgspec
-
-        emit(msgspec.json.format(msgspec.json.encode({"schema": 1, "clusters": found}), indent=2).decode())
+        emit_json({"schema": 1, "clusters": found})
         return
     if not found:
         say("there is no cluster on this machine; `up-env` makes one")
         return
     rows = [("NAME", "ID", "STATE", "RUNTIME", "MEMBERS", "STATE DIRECTORY")]
     rows += [(f.name, f.id or "-", f.state, f.runtime or "-", ",".join(f.members) or "-", f.state_dir) for f in found]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for each in found:
         if each.problem:
             sys.stderr.write(f"warning {each.state}: {each.name} in {each.state_dir}: {each.problem}\n")
-    emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+    emit_table(rows)
 
 
 @task(
@@ -117,9 +114,7 @@ def attach_endpoints(
     what = "attached" if done.created else "was attached before, and is refreshed"
     say(f"{name} {what}: {reached} of {len(members)} members are reached, purpose {done.cluster.record.spec.purpose}")
     if out == "json":
-        import msgspec
-
-        emit(msgspec.json.format(msgspec.json.encode(done.cluster.status()), indent=2).decode())
+        emit_json(done.cluster.status())
         return
     emit(_attached_text(done.cluster))
 

@@ -6,7 +6,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from etcdops.errors import SpecError
-from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say
+from etcdops.tasks.common import HELP, attach, command, confirm, emit_json, emit_table, flag, output_of, say
 
 __all__ = ["list_data", "remove"]
 
@@ -15,20 +15,14 @@ __all__ = ["list_data", "remove"]
 @command
 def list_data(c: Context, cluster: str | None = None, output: str | None = None) -> None:
     """Show the members' data, also what is kept of those that were removed, replaced or restored: data.list"""
-    import msgspec
-
     from etcdops.operations.data import generations
 
     form = output_of(c, output)
     found = generations(attach(c, cluster))
     if form == "json":
-        document = {"schema": 1, "data": found}
-        emit(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        emit_json({"schema": 1, "data": found})
         return
-    rows = [("NAME", "STATE", "SINCE", "PLACE"), *((g.name, g.state, g.since or "-", g.place) for g in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        emit("  ".join(cell.ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)).rstrip())
+    emit_table([("NAME", "STATE", "SINCE", "PLACE"), *((g.name, g.state, g.since or "-", g.place) for g in found)])
 
 
 @task(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 from invoke.tasks import task
 
-from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say
+from etcdops.tasks.common import HELP, attach, command, confirm, emit, emit_json, flag, output_of, say
 from etcdops.tasks.optional import may_take
 
 if TYPE_CHECKING:
@@ -172,9 +172,7 @@ def _run(
 
     plan = operation(dry_run=dry_run, confirm=ask, progress=say)
     if form == "json":
-        import msgspec
-
-        emit(msgspec.json.format(msgspec.json.encode(plan), indent=2).decode())
+        emit_json(plan)
     elif dry_run or not plan.steps:
         emit(plan_text(plan))
     if not dry_run and plan.steps:
