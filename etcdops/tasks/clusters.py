@@ -77,7 +77,7 @@ def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
 @task(
     help={
         "endpoints": "client URLs of its members, separated by commas (default: those of an attached cluster)",
-        "cluster": "what to call it here (default: lab)",
+        "cluster": HELP["cluster"],
         "cacert": "the authority that signed its members' certificates (PEM), for https://",
         "cert": "a client certificate (PEM), where its members ask for one",
         "key": "the key of that certificate (PEM)",

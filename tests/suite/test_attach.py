@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import trustme
 
-from etcdops import wire
+from etcdops import versions, wire
 from etcdops.answers import hex_id
+from etcdops.binaries import etcdctl_for
 from etcdops.cluster import Cluster
 from etcdops.drills import run as run_drill
 from etcdops.errors import EtcdError, Refused, RuntimeUnavailable, SpecError
@@ -31,6 +32,7 @@ from etcdops.spec import Tls
 from etcdops.state import Store
 from tests.conftest import CommandLine, place
 from tests.suite.byhand import ByHand, free_ports
+from tests.suite.shared import NAMED
 
 Wait = Callable[..., None]
 
@@ -174,6 +176,24 @@ def test_an_address_that_leads_to_another_member_by_now_is_not_believed(prod: Cl
     assert f"answers there, and {thor.ref} is recorded" in finding.message
     assert "cluster.attach" in finding.remedy
     assert "logs" not in finding.remedy.replace("its log", "")
+
+
+@pytest.mark.parametrize("version", list(NAMED) or [""])
+def test_each_version(version: str, store: Store, tmp_path: Path) -> None:
+    """Every release of etcd that is given can be attached, whatever is known to be bad about it, which is said."""
+    by_hand = ByHand(tmp_path / "one", ["solo"], binary=f"{NAMED[version]}/etcd" if version else "")
+    by_hand.start()
+    try:
+        by_hand.wait()
+        cluster = Cluster.attach_endpoints(by_hand.client["solo"], store=store)
+        assert cluster.record.etcd_version == (version or _version(by_hand))
+        status = cluster.status(gate=True)
+        assert (status.verdict, status.blockers) == ("healthy", ())
+        unsafe = versions.is_unsafe(versions.parse_version(cluster.record.etcd_version))
+        assert unsafe or not any(finding.code.startswith("known-bad") for finding in status.warnings)
+        assert save_snapshot(cluster, tmp_path / "x.db").manifest
+    finally:
+        by_hand.stop()
 
 
 def test_learners_and_members_that_never_started(store: Store, tmp_path: Path, wait_until: Wait) -> None:
@@ -587,6 +607,37 @@ def test_a_server_that_asks_for_no_client_certificate(keys: _Keys, line: Command
         assert line.cluster().client().get("k")[0] == b"v"
         assert line("status", "--gate").code == 0
         assert line("snapshot.save").code == 0
+    finally:
+        by_hand.stop()
+
+
+def test_a_certificate_may_stand_for_a_user(keys: _Keys, store: Store, tmp_path: Path) -> None:
+    """Where authentication is on, a certificate whose common name is a user is enough; without one it is said why."""
+    by_hand = ByHand(tmp_path / "auth", ["auth"], server=(*keys.issue("server2"), keys.ca), mutual=True)
+    root, nobody = keys.issue("root"), keys.issue("nobody")
+    by_hand.start()
+    try:
+        by_hand.wait(tls=Tls(keys.ca, *root))
+        url = by_hand.client["auth"]
+        argv = [etcdctl_for(""), f"--endpoints={url}", f"--cacert={keys.ca}", f"--cert={root[0]}", f"--key={root[1]}"]
+        for words in (
+            ["user", "add", "root", "--no-password"],
+            ["user", "grant-role", "root", "root"],
+            ["auth", "enable"],
+        ):
+            subprocess.run([*argv, *words], check=True, capture_output=True, timeout=20)
+        cluster = Cluster.attach_endpoints(url, tls=Tls(keys.ca, *root), store=store)
+        assert cluster.status(gate=True).blockers == ()
+        assert save_snapshot(cluster, tmp_path / "x.db").manifest
+        stranger = Tls(keys.ca, *nobody)
+        try:
+            other = Cluster.attach_endpoints(url, tls=stranger, store=Store(tmp_path / "stranger"))
+        except Refused as refused:
+            # Newer releases tell nobody anything whom they do not know.
+            assert "authentication is on" in str(refused)
+            assert "common name" in refused.remedy
+        else:
+            assert "auth" in [finding.code for finding in other.status().warnings]
     finally:
         by_hand.stop()
 
