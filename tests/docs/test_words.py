@@ -39,7 +39,7 @@ _TYPED_AND_NOT_RUN = {
     "~/etcdops/bin/pip install .": "as the one before",
     "~/etcdops/bin/etcdops failed-leader": "as the one before",
     "etcdops etcd.fetch": "needs a network; tests/unit/test_fetch.py runs it against a mirror",
-    "etcdops cluster.attach --cluster prod --endpoints https://10.0.0.1:2379 --cacert ca.pem --cert c.pem --key c.key": (
+    "etcdops cluster.attach --cluster prod --endpoints https://etcd1:2379 --cacert ca.pem --cert c.pem --key k.pem": (
         "somebody's cluster; tests/suite/test_attach.py attaches one with TLS"
     ),
     "etcdops cluster.prune": "would remove what other tests have left on this machine; the suite runs it with names",
