@@ -30,7 +30,7 @@ from etcdops.errors import (
     QuorumLost,
     Refused,
 )
-from etcdops.foreign import FORGET, is_foreign, refuse_foreign
+from etcdops.foreign import FORGET, bring_back, is_foreign, refuse_foreign
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.member import Member
@@ -529,7 +529,8 @@ class Cluster:
                 remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
             )
         if answered < status.quorum:
-            raise QuorumLost(healthy=answered, voters=sum(member.role != "learner" for member in status.members))
+            voters = sum(member.role != "learner" for member in status.members)
+            raise QuorumLost(healthy=answered, voters=voters, remedy=self._bring_back())
         if status.leader is None:
             raise NoLeader(
                 f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
@@ -589,9 +590,12 @@ class Cluster:
         if member is None:
             running = [name for name, state in self.runtime.states(self.record).items() if state == "running"]
             if not running:
-                raise QuorumLost(healthy=0, voters=len(self.record.members))
+                raise QuorumLost(healthy=0, voters=len(self.record.members), remedy=self._bring_back())
             member = running[0]
         return client.connect(self.record.member(member).client_url, self.record.spec.tls, timeout_s=timeout_s)
+
+    def _bring_back(self) -> str:
+        return bring_back(is_foreign(self.record), "Start the stopped members: `up-env`.")
 
     # -- as a context manager
 

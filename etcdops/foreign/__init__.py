@@ -12,7 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from etcdops.state import ClusterRecord
 
-__all__ = ["FORGET", "RUNTIME", "WHERE_IT_RUNS", "WHERE_THEY_RUN", "is_foreign", "refuse_foreign", "refused"]
+__all__ = [
+    "FORGET",
+    "RUNTIME",
+    "WHERE_IT_RUNS",
+    "WHERE_THEY_RUN",
+    "bring_back",
+    "is_foreign",
+    "refuse_foreign",
+    "refused",
+]
 
 #: The runtime of such a cluster, as it is recorded.
 RUNTIME = "attached"
@@ -36,6 +45,11 @@ def refuse_foreign(record: ClusterRecord, what: str, *, target: str = "", remedy
     """Raise Refused if somebody else runs this cluster: `what` needs its processes, those of `target` or of all."""
     if is_foreign(record):
         raise refused(what, target=target, cluster=record.spec.name, remedy=remedy)
+
+
+def bring_back(foreign: bool, otherwise: str) -> str:
+    """Give the remedy for members that are missing: `otherwise`, unless somebody else runs them."""
+    return f"Bring back who is missing {WHERE_THEY_RUN}." if foreign else otherwise
 
 
 def refused(what: str, *, target: str = "", cluster: str = "", remedy: str = "") -> Refused:

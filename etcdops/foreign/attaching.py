@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from etcdops.answers import MemberInfo, hex_id
 from etcdops.errors import EtcdError, Refused, SpecError, StateError
 from etcdops.foreign.endpoints import check_schemes, parse_endpoints, parse_url, tls_of
 from etcdops.foreign.probing import Heard, ask, list_members
-from etcdops.foreign.trouble import diagnose
+from etcdops.foreign.trouble import Trouble, diagnose
 from etcdops.placement import remember
 from etcdops.spec import ClusterSpec, MemberSpec, Tls, is_foreign_name, valid_name
 from etcdops.state import SCHEMA, ClusterRecord, DataRef, MemberRecord, Store
@@ -74,10 +75,9 @@ def attach(
     heard = ask(given, tls)
     answered = [each for each in heard.values() if each.error is None]
     if not answered:
-        raise _nobody(list(heard.values()), tls)
-    for each in heard.values():
-        if each.error:
-            progress(f"{each.url} does not answer: {diagnose(each.url, tls, each.error).said}")
+        raise _nobody(heard.values(), tls)
+    for url, trouble in _troubles(heard.values(), tls):
+        progress(f"{url} does not answer: {trouble.said}")
     cluster_id = _one_cluster(answered)
     _refuse_other(store, name, known, cluster_id)
     try:
@@ -151,12 +151,20 @@ def _identity(cluster_id: int) -> str:
 # -- what the endpoints say
 
 
-def _nobody(heard: Sequence[Heard], tls: Tls | None) -> Refused:
-    found = [(each.url, diagnose(each.url, tls, each.error)) for each in heard if each.error]
+def _nobody(heard: Iterable[Heard], tls: Tls | None) -> Refused:
+    found = _troubles(heard, tls)
     return Refused(
         "no endpoint answers: " + "; ".join(f"{url}: {trouble.said}" for url, trouble in found),
         remedy=" ".join(dict.fromkeys(trouble.remedy for _, trouble in found)) + " Nothing was recorded.",
     )
+
+
+def _troubles(heard: Iterable[Heard], tls: Tls | None) -> list[tuple[str, Trouble]]:
+    """Look, at all of them at once, why endpoints do not answer."""
+    silent = [(each.url, each.error) for each in heard if each.error]
+    with ThreadPoolExecutor(max_workers=len(silent) or 1) as pool:
+        troubles = pool.map(lambda each: diagnose(each[0], tls, each[1]), silent)
+        return [(url, trouble) for (url, _), trouble in zip(silent, troubles, strict=True)]
 
 
 def _one_cluster(answered: Sequence[Heard]) -> int:
