@@ -140,7 +140,11 @@ def _members(facts: Facts) -> list[Finding]:
     lost = not quorum_after(voters(facts), up(facts)).holds
     found = []
     for member in facts.members:
-        if member.state in _AWAY:
+        if member.data_gone:
+            said = f"{member.name} is stopped, and its data is gone"
+            remedy = f"`member.replace {member.name}` puts a new member in its place; its data cannot be had back."
+            found.append(Finding.of("member-data-gone", said, member=member.name, remedy=remedy))
+        elif member.state in _AWAY:
             code, remedy = _AWAY[member.state]
             why = f" ({member.errors[0]})" if member.errors else ""
             asked_for = ", as was asked for" if member.state == "stopped" and member.wanted == "stopped" else ""

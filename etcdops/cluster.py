@@ -327,6 +327,15 @@ class Cluster:
         changing = self._changing(progress)
         states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
         stopped = [name for name, state in states.items() if state == "stopped"]
+        for name in self._without_data(record, stopped):
+            progress(f"{name} stays stopped: its data is gone; `member.replace {name}` puts a new member in its place")
+            stopped.remove(name)
+            states.pop(name)
+        if not states:
+            raise Refused(
+                f"the data of all members of {self.name} is gone, so none can start",
+                remedy="`snapshot.restore FILE` makes the cluster anew from a snapshot; nothing was started.",
+            )
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
         if stopped:
@@ -369,7 +378,7 @@ class Cluster:
         begun = pending.load(self)
         if begun is None:
             return ""
-        progress(f"`{begun}` has not come to its end: `{begun.again}` goes on, `{begun.back}` takes it back")
+        progress(f"`{begun}` has not come to its end: {begun.ways}")
         return begun.target
 
     def want_running(self) -> None:
@@ -379,10 +388,19 @@ class Cluster:
     def start_members(self, names: Sequence[str]) -> None:
         """Start the named members and record it, for a caller who holds the lock; does not wait for them to serve.
 
-        Raises Refused, before anything is started, when something else listens on a port of theirs.
+        Raises Refused, before anything is started, when something else listens on a port of theirs, or the data of one
+        that has run before is gone.
         """
+        if lost := self._without_data(self.record, names):
+            from etcdops.operations.gate import without_data
+
+            raise without_data(lost)
         self._clear_ports(names)
         self._launch(names)
+
+    def _without_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of these members that must not start, as their data is gone."""
+        return self.runtime.lost_data(record, names) if names and record.bootstrapped else ()
 
     def _launch(self, names: Sequence[str]) -> None:
         for name in names:
@@ -507,8 +525,8 @@ class Cluster:
         ]
         begun = pending.load(self)
         if begun is not None:
-            remedy = f"`{begun.again}` goes on with it; `{begun.back}` takes it back."
-            found.append(Finding.of("operation-unfinished", f"`{begun}` has not come to its end", remedy=remedy))
+            said = f"`{begun}` has not come to its end"
+            found.append(Finding.of("operation-unfinished", said, remedy=f"{begun.ways}."))
         fault = self.store.unhealed(self.name)
         if fault is not None:
             from etcdops.faults.heal import dead, describe

@@ -16,6 +16,7 @@ CODES = {
     "no-leader": "error",
     "quorum-at-risk": "error",
     "member-stopped": "error",
+    "member-data-gone": "error",
     "member-frozen": "error",
     "member-isolated": "error",
     "member-unreachable": "error",

@@ -21,7 +21,7 @@ from etcdops.operations.joining import Reconfiguration
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import Pending
 from etcdops.operations.plan import Plan, carry_out
-from etcdops.placement import place
+from etcdops.placement import place, with_pem_files
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -80,7 +80,7 @@ def add(
         if begun:
             joins = _of(begun)
         else:
-            spec = membership.new_member(cluster.record, name, cert=cert, key=key)
+            spec = with_pem_files(membership.new_member(cluster.record, name, cert=cert, key=key))
             _refuse_version(cluster, facts, "member.add", allow_known_bad)
             refuse_unhealthy(facts, f"adding {spec.name}", remedies=dict.fromkeys(DOWN, _REPLACE))
             joins = Joining(spec, _placed(cluster, spec))
@@ -171,9 +171,7 @@ def remove(
         plan = membership.plan_remove(cluster.record, cluster.runtime, facts, leaves, old_id)
         if not dry_run:
             confirm(plan)
-            begun = begun or pending.begin(
-                cluster, "member.remove", name, member=leaves, old_id=old_id, back=f"member.add {name}"
-            )
+            begun = begun or pending.begin(cluster, "member.remove", name, member=leaves, old_id=old_id, back="")
             _carry_out(cluster, plan, begun, progress)
         return plan
 
@@ -206,7 +204,7 @@ def promote(
             spec = cluster.record.spec.member(name)
             joins = _of(begun) if begun and begun.spec else Joining(spec, member)
             confirm(plan)
-            begun = begun or _begin(cluster, "member.promote", joins)
+            begun = begun or _begin(cluster, "member.promote", joins, back=f"member.remove {name}")
             _carry_out(cluster, plan, begun, progress)
         return plan
 
@@ -224,7 +222,7 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
         if begun.operation not in ("member.add", "member.replace"):
             raise Refused(
                 f"`{begun}` cannot be taken back by member.undo",
-                remedy=f"`{begun.again}` brings it to its end; afterwards `{begun.back}` takes it back.",
+                remedy=f"{begun.ways}.",
             )
         joins = _of(begun)
         cluster.save(cluster.runtime.adopt(cluster.record))
@@ -266,8 +264,9 @@ def _of(begun: Pending) -> Joining:
     return Joining(begun.spec, begun.member, begun.old_id)
 
 
-def _begin(cluster: Cluster, operation: str, joins: Joining) -> Pending:
-    return pending.begin(cluster, operation, joins.spec.name, spec=joins.spec, member=joins.member, old_id=joins.old_id)
+def _begin(cluster: Cluster, operation: str, joins: Joining, *, back: str = "member.undo") -> Pending:
+    spec, member, old_id = joins
+    return pending.begin(cluster, operation, spec.name, spec=spec, member=member, old_id=old_id, back=back)
 
 
 def _carry_out(cluster: Cluster, plan: Plan, begun: Pending, progress: Progress) -> None:

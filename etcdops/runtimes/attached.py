@@ -73,6 +73,10 @@ class AttachedRuntime:
         """Say that nothing of the cluster's is removed."""
         return [f"nothing of {record.spec.name} itself: its members and their data are not touched"]
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give nothing: where their data is, and whether it is there, is not seen from here."""
+        return ()
+
     def leftovers(self) -> Iterator[Leftover]:
         """Give nothing: whatever runs is somebody else's."""
         return iter(())

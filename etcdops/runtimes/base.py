@@ -110,6 +110,9 @@ class Runtime(Protocol):
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose data is gone or empty now."""
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a place for the next generation of data of a member called `name`. Nothing is made yet."""
 

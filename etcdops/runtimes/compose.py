@@ -65,11 +65,7 @@ class ComposeRuntime:
                 f"--etcd-bin {spec.etcd_bin} means members as processes, and the runtime is compose",
                 remedy="`image.build --etcd-bin PATH` makes an image of it; or use --runtime process.",
             )
-        if _CLIENT in spec.names:
-            raise SpecError(
-                f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
-                remedy="Choose another name.",
-            )
+        _refuse_reserved(spec)
         from etcdops.docker import images
 
         image = images.find(
@@ -86,6 +82,7 @@ class ComposeRuntime:
 
         Raises Refused when a pinned port is in use, or too few are free.
         """
+        _refuse_reserved(spec)
         host = self.engine.host
         pinned = {member.client_port for member in spec.members if member.client_port}
         refuse_taken(host, pinned)
@@ -363,6 +360,12 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose volume is gone now."""
+        ran = [record.member(name) for name in names if record.member(name).ref]
+        there = self.engine.named("volume", cluster_id=record.id) if ran else []
+        return tuple(member.name for member in ran if member.data.place not in there)
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)
@@ -419,6 +422,14 @@ class ComposeRuntime:
     def end_leftover(self, leftover: Leftover) -> None:
         """Remove it, whatever its state."""
         leftovers.remove(self.engine, leftover)
+
+
+def _refuse_reserved(spec: ClusterSpec) -> None:
+    if _CLIENT in spec.names:
+        raise SpecError(
+            f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
+            remedy="Choose another name.",
+        )
 
 
 def _networks_of(container: Container) -> tuple[str, ...]:

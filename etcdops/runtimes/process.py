@@ -238,6 +238,11 @@ class ProcessRuntime(MembersAlone):
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose directory is gone or empty now."""
+        members = [record.member(name) for name in names]
+        return tuple(member.name for member in members if member.ref and self.host.is_empty(member.data.place))
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a directory for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)

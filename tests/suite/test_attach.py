@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import trustme
 
-from etcdops import versions, wire
+from etcdops import runtimes, versions, wire
 from etcdops.answers import hex_id
 from etcdops.binaries import etcdctl_for
 from etcdops.cluster import Cluster
@@ -26,6 +26,8 @@ from etcdops.inventory import find_clusters
 from etcdops.logs import merged
 from etcdops.operations import data, members, reconfigure
 from etcdops.operations.leader import move_leader
+from etcdops.runtimes.attached import AttachedRuntime
+from etcdops.runtimes.base import Runtime
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.snapshots.saving import save_snapshot
 from etcdops.snapshots.verifying import verify_snapshot
@@ -400,8 +402,11 @@ def test_commands_that_are_refused_exit_3(theirs: ByHand, line: CommandLine) -> 
 
 def test_no_cluster_is_made_in_this_way(store: Store) -> None:
     """The runtime is for what is there already: nothing can be created by it, and no command line offers it."""
-    with pytest.raises(RuntimeUnavailable, match="makes no clusters"):
-        Cluster.create("new", runtime="attached", store=store)
+    runtime: Runtime = AttachedRuntime()
+    for given in (runtime, "attached"):
+        with pytest.raises(RuntimeUnavailable, match="makes no clusters"):
+            Cluster.create("new", runtime=given, store=store)
+    assert "attached" not in runtimes.names()
     assert store.names() == []
 
 
