@@ -103,7 +103,9 @@ class AttachedRuntime:
         """Refuse: nothing is made in this way."""
         raise foreign.refused(f"creating {spec.name}", cluster=spec.name)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Refuse: new members are started by whoever runs the cluster."""
         raise foreign.refused(f"placing members of {spec.name}", cluster=spec.name)
 
