@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from etcdops import versions
 from etcdops.answers import hex_id
 from etcdops.findings import CODES, Finding, by_severity
+from etcdops.foreign.remedies import elsewhere
 from etcdops.quorum import (
     DOWN,
     answering,
@@ -49,6 +50,7 @@ _AWAY = {
     "stopped": ("member-stopped", "`member.start {name}` starts it; `up-env` starts all."),
     "paused": ("member-frozen", "`member.thaw {name}` lets it go on; so do `heal` and `up-env`."),
     "isolated": ("member-isolated", "`heal` connects it again."),
+    "unknown": ("member-unreachable", ""),
 }
 
 
@@ -67,7 +69,7 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
     if facts.auth:
         said = "authentication is on, and etcdops has no user: what members tell only to users is missing"
         found.append(Finding.of("auth", said, remedy="`ctl -- --user NAME endpoint status --cluster` shows it."))
-    return by_severity(found)
+    return by_severity(map(elsewhere, found) if facts.foreign else found)
 
 
 def check_change(facts: Facts, *, stopping: str = "", removing: str = "", adding: str = "") -> tuple[Finding, ...]:
@@ -86,14 +88,13 @@ def check_change(facts: Facts, *, stopping: str = "", removing: str = "", adding
     why = {name: why_not_up(facts, name) for name in missing}
     counts = f"{len(after.up)} of {len(after.voters)} voters up"
     what = f"adding {adding}" if adding else f"removing {removing}" if removing else f"taking {stopping} away"
-    return (
-        Finding.of(
-            "quorum-at-risk",
-            f"{what} would leave {counts}, and the quorum is {after.needed}{': ' if why else ''}{_say(why, why)}",
-            member=target or adding,
-            remedy=_bring_up(facts, missing) if missing else "`down-env` stops a whole cluster and keeps its data.",
-        ),
+    found = Finding.of(
+        "quorum-at-risk",
+        f"{what} would leave {counts}, and the quorum is {after.needed}{': ' if why else ''}{_say(why, why)}",
+        member=target or adding,
+        remedy=_bring_up(facts, missing) if missing else "`down-env` stops a whole cluster and keeps its data.",
     )
+    return (elsewhere(found) if facts.foreign else found,)
 
 
 def check_snapshot(facts: Facts, *, max_age_s: float = 86_400.0) -> tuple[Finding, ...]:
@@ -148,11 +149,12 @@ def _members(facts: Facts) -> list[Finding]:
             found.append(Finding.of("member-data-gone", said, member=member.name, remedy=remedy))
         elif member.state in _AWAY:
             code, remedy = _AWAY[member.state]
+            why = f" ({member.errors[0]})" if member.errors else ""
             asked_for = ", as was asked for" if member.state == "stopped" and member.wanted == "stopped" else ""
             found.append(
                 Finding.of(
                     code,
-                    f"{member.name} {DOWN[member.state]}{asked_for}",
+                    f"{member.name} {DOWN[member.state]}{asked_for}{why}",
                     member=member.name,
                     remedy=remedy.format(name=member.name),
                 )
@@ -239,7 +241,7 @@ def _listed_members(facts: Facts) -> list[Finding]:
                 )
             )
         if info.name and name not in recorded:
-            said = f"{name} ({number}) is a member, and etcdops did not make it: whether it is up is not looked at"
+            said = f"{name} ({number}) is a member, and etcdops has no record of it: whether it is up is not looked at"
             found.append(Finding.of("member-unknown", said, member=name))
     there = {name_of(info, facts) for info in listed}
     for member in facts.members:

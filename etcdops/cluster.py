@@ -30,12 +30,13 @@ from etcdops.errors import (
     QuorumLost,
     Refused,
 )
+from etcdops.foreign import FORGET, bring_back, is_foreign, refuse_foreign
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.member import Member
 from etcdops.placement import check_same, place, remember, with_tls_files
 from etcdops.runtimes.base import CanMovePorts
-from etcdops.spec import ClusterSpec
+from etcdops.spec import ClusterSpec, Tls
 from etcdops.state import SCHEMA, ClusterRecord, Store, remove_tree
 from etcdops.waiting import wait_first_write, wait_serving
 
@@ -185,6 +186,26 @@ class Cluster:
         return cls(store, record, runtime or runtimes.of(record))
 
     @classmethod
+    def attach_endpoints(
+        cls,
+        endpoints: str | Iterable[str] = (),
+        name: str = "lab",
+        *,
+        tls: Tls | None = None,
+        purpose: str = "",
+        store: Store | None = None,
+        progress: Progress = _silent,
+    ) -> Cluster:
+        """Record a cluster that somebody else runs, by client URLs of its members, and take it up.
+
+        It is marked as production unless `purpose` is "lab". Again on the same cluster, what is recorded of its members
+        is refreshed. Raises as `etcdops.foreign.attaching.attach` does.
+        """
+        from etcdops.foreign.attaching import attach
+
+        return attach(endpoints, name, tls=tls, purpose=purpose, store=store, progress=progress).cluster
+
+    @classmethod
     def ensure_up(
         cls,
         spec: ClusterSpec,
@@ -252,8 +273,8 @@ class Cluster:
 
     @property
     def endpoints(self) -> list[str]:
-        """The client URLs of all its members."""
-        return [member.client_url for member in self.record.members]
+        """The client URLs of all its members; of one that somebody else runs, if it is reached from here."""
+        return [member.client_url for member in self.record.members if member.client_url]
 
     def member(self, name: str) -> Member:
         """Give the member called `name`; raise SpecError if there is none."""
@@ -305,6 +326,7 @@ class Cluster:
     def up_locked(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
+        refuse_foreign(self.record, f"up-env of {self.name}")
         record = self.runtime.adopt(self.record)
         changing = self._changing(progress)
         states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
@@ -427,6 +449,7 @@ class Cluster:
             return self._down(timeout_s)
 
     def _down(self, timeout_s: float) -> list[str]:
+        refuse_foreign(self.record, f"down-env of {self.name}", remedy=FORGET)
         self.save(self.runtime.adopt(self.record))
         states = self.runtime.states(self.record)
         running = [name for name, state in states.items() if state != "stopped"]
@@ -445,7 +468,10 @@ class Cluster:
         return running
 
     def purge(self, *, progress: Progress = _silent) -> None:
-        """End every member and delete the cluster with all its data. There is no way back; see `contents`."""
+        """End every member and delete the cluster with all its data. There is no way back; see `contents`.
+
+        A cluster that somebody else runs is forgotten, and not touched.
+        """
         with self.locked(f"purge {self.name}", progress=progress):
             self.purge_locked()
         if self._directory:
@@ -454,7 +480,8 @@ class Cluster:
     def purge_locked(self) -> None:
         """Do what `purge` does, for a caller who holds the cluster's lock."""
         self.save(self.runtime.adopt(self.record))
-        self._want(self.record.spec.names, "stopped")
+        if not is_foreign(self.record):
+            self._want(self.record.spec.names, "stopped")
         self.runtime.destroy(self.record)
         remove_tree(self.store.cluster_dir(self.name))
 
@@ -524,7 +551,8 @@ class Cluster:
                 remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
             )
         if answered < status.quorum:
-            raise QuorumLost(healthy=answered, voters=sum(member.role != "learner" for member in status.members))
+            voters = sum(member.role != "learner" for member in status.members)
+            raise QuorumLost(healthy=answered, voters=voters, remedy=self._bring_back())
         if status.leader is None:
             raise NoLeader(
                 f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
@@ -627,9 +655,12 @@ class Cluster:
         if member is None:
             running = [name for name, state in self.runtime.states(self.record).items() if state == "running"]
             if not running:
-                raise QuorumLost(healthy=0, voters=len(self.record.members))
+                raise QuorumLost(healthy=0, voters=len(self.record.members), remedy=self._bring_back())
             member = running[0]
         return client.connect(self.record.member(member).client_url, self.record.spec.tls, timeout_s=timeout_s)
+
+    def _bring_back(self) -> str:
+        return bring_back(is_foreign(self.record), "Start the stopped members: `up-env`.")
 
     # -- as a context manager
 

@@ -112,7 +112,7 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
             str(newest - member.revision) if seen else "-",
             size_text(member.db_size) if seen else "-",
             ", ".join(member.alarms) or "-",
-            member.client_url,
+            member.client_url or "-",
         )
     console = Console(width=width or 160, no_color=not colour, force_terminal=colour, highlight=False, soft_wrap=True)
     with console.capture() as capture:

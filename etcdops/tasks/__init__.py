@@ -34,6 +34,7 @@ def _collection() -> Collection:
     cluster.add_task(clusters.prune, name="prune")
     for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
         cluster.add_task(upkeep)
+    cluster.add_task(clusters.attach_endpoints, name="attach")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")

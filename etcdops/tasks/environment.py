@@ -11,6 +11,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from etcdops.foreign import is_foreign
 from etcdops.tasks.common import (
     HELP,
     attach,
@@ -235,6 +236,11 @@ def down_env(
     """
     timeout_s = seconds(c, timeout, 30)
     down = attach(c, cluster)
+    if purge and is_foreign(down.record):
+        confirm(f"Forget {down.name}? Its members and their data are not touched.", yes=yes)
+        down.purge(progress=say)
+        say(f"{down.name} is forgotten; its members were not touched, and `cluster.attach` records them again")
+        return
     if purge:
         sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
         confirm(f"Delete cluster {down.name} with all its data?", yes=yes)
