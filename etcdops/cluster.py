@@ -352,7 +352,8 @@ class Cluster:
             try:
                 self._launch(stopped)
                 mended = self._mend(progress)
-                wait_first_write(self, stopped, timeout_s)
+                if alarm := wait_first_write(self, stopped, timeout_s):
+                    progress(f"writes are refused ({alarm}): `status` names the alarm, and what to do")
                 self.wait_serving(stopped, timeout_s=max(deadline - time.monotonic(), 1.0))
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")

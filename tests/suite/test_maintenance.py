@@ -190,6 +190,15 @@ def one(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
+def test_a_cluster_whose_quota_is_full_starts(one: Cluster) -> None:
+    """Nothing can be written, and that is said; it is no reason to stop the members again."""
+    _fill(one, one_key=True)
+    one.down()
+    said: list[str] = []
+    assert one.up(progress=said.append) == ["ironman"]
+    assert "writes are refused (database space exceeded): `status` names the alarm, and what to do" in said
+
+
 def test_live_data_that_fill_the_quota(one: Cluster) -> None:
     """Nothing can be compacted away: refused before anything changes. Once keys are deleted, it heals."""
     _fill(one, one_key=False)
