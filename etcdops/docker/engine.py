@@ -236,6 +236,17 @@ class Engine:
         listed = self.run(kind, "ls", *_filters(labels), "--format", columns, timeout_s=_LOOK_S).splitlines()
         return [(name, _ours(values)) for name, *values in (line.split("\t") for line in listed)]
 
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume, with the containers of ours that refer to it and do not run; raises when one runs."""
+        listed = self.run(
+            *("ps", "--all", "--no-trunc", "--filter", f"volume={name}", "--filter", f"label={LABEL}cluster-id"),
+            *("--format", "{{.ID}}\t{{.State}}"),
+            timeout_s=_LOOK_S,
+        )
+        found = [line.split("\t") for line in listed.splitlines()]
+        self.remove([id_ for id_, state in found if state not in ALIVE])
+        self.run("volume", "rm", name)
+
     def start(self, ids: Sequence[str]) -> None:
         """Start containers, all at the same time."""
         self.run_each([["start", id_] for id_ in ids], timeout_s=120.0)

@@ -10,11 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from etcdops.errors import RuntimeUnavailable
+from etcdops.errors import Refused, RuntimeUnavailable
 from etcdops.spec import ClusterSpec
-from etcdops.state import ClusterRecord, MemberRecord
+from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
-__all__ = ["CanIsolate", "CanKill", "CanMovePorts", "CanPause", "Leftover", "MemberState", "Prepared", "Runtime"]
+__all__ = [
+    "CanIsolate",
+    "CanKill",
+    "CanMovePorts",
+    "CanPause",
+    "DataSeen",
+    "Leftover",
+    "MemberState",
+    "Prepared",
+    "Restoration",
+    "Runtime",
+    "refuse_in_use",
+]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
 MemberState = Literal["running", "paused", "isolated", "stopped"]
@@ -43,6 +55,44 @@ class Leftover(NamedTuple):
     ref: str
     described: str
     runs: bool = True
+
+
+class Restoration(NamedTuple):
+    """What members are restored from: a snapshot that was verified, and how.
+
+    `sha256` is the whole file's, `size` its bytes. `bump` is by how much revisions are moved on, with all before marked
+    as compacted; 0 for neither.
+    """
+
+    file: str
+    sha256: str
+    size: int
+    bump: int = 0
+
+
+class DataSeen(NamedTuple):
+    """What a member's data on the disk says: the revision of its last key, and, where that can be read, the rest.
+
+    `compact_revision`, `raft_index` and `raft_term` are -1, and `members` is None, where the runtime cannot see them.
+    What the member had only in its write-ahead log is not in it.
+    """
+
+    revision: int
+    compact_revision: int = -1
+    raft_index: int = -1
+    raft_term: int = -1
+    members: tuple[str, ...] | None = None
+
+
+def refuse_in_use(record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+    """Raise Refused if a member uses any of this data."""
+    used = {member.data.place: member.name for member in record.members}
+    for ref in refs:
+        if ref.place in used:
+            raise Refused(
+                f"{ref.place} is the data that {used[ref.place]} of {record.spec.name} uses: it is not removed",
+                remedy="Only data that no member uses any more can be removed.",
+            )
 
 
 class Runtime(Protocol):
@@ -92,6 +142,15 @@ class Runtime(Protocol):
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds a port of theirs, with that port."""
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give the place that the next data of a member called `name` goes to. Changes nothing."""
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these places for data that are there."""
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove data of the cluster that no member uses; what is not there is no error. Refused for data in use."""
 
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""

@@ -23,7 +23,7 @@ from etcdops.docker.logs import ContainerLogs
 from etcdops.docker.services import TLS_FILES, published_port, services_of
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -360,6 +360,25 @@ class ComposeRuntime:
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give the volume that the next data of a member called `name` goes to. Changes nothing."""
+        generation = record.next_generation(name)
+        return DataRef(f"{project_of(record.spec.name, record.id)}_{name}-g{generation}", generation)
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these volumes that there are."""
+        there = self.engine.named("volume", cluster_id=record.id)
+        return tuple(ref for ref in refs if ref.place in there)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove volumes that no member uses; what is not there is no error. Refused for one in use.
+
+        A stopped container of ours that still refers to such a volume goes with it.
+        """
+        refuse_in_use(record, refs)
+        for ref in self.present_data(record, refs):
+            self.engine.remove_volume(ref.place)
 
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""

@@ -22,7 +22,7 @@ import msgspec
 
 from etcdops.errors import MemberFailed, Refused, RuntimeUnavailable
 from etcdops.fake.lies import Lies
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -210,6 +210,21 @@ class FakeRuntime:
             return b""
         with found.cluster.changed:
             return bytes(found.logged[offset:])
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give the place that the next data of a member called `name` goes to. Changes nothing."""
+        generation = record.next_generation(name)
+        return DataRef(f"memory:{record.id}/{name}-g{generation}", generation)
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these places from which a member was ever started."""
+        return tuple(ref for ref in refs if ref.place in self._members)
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Forget data that no member uses; what is not there is no error. Refused for data in use."""
+        refuse_in_use(record, refs)
+        for ref in refs:
+            self._members.pop(ref.place, None)
 
     def destroy(self, record: ClusterRecord) -> None:
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""

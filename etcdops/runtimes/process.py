@@ -19,7 +19,7 @@ from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, Run
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared
+from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -247,6 +247,22 @@ class ProcessRuntime:
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give the directory that the next data of a member called `name` goes to. Changes nothing."""
+        generation = record.next_generation(name)
+        directory = os.path.join(record.state_dir, "clusters", record.spec.name, "members")
+        return DataRef(os.path.join(directory, f"{name}-g{generation}"), generation)
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these directories that hold anything."""
+        return tuple(ref for ref in refs if not self.host.is_empty(ref.place))
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove directories that no member uses; what is not there is no error. Refused for one in use."""
+        refuse_in_use(record, refs)
+        for ref in refs:
+            self.host.remove(ref.place)
 
     def destroy(self, record: ClusterRecord) -> None:
         """Kill the members and remove their data. Safe to call twice."""
