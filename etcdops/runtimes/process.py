@@ -20,6 +20,7 @@ from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
 from etcdops.ports import free_ports, refuse_taken
 from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
+from etcdops.runtimes.directories import RestoresDirectories
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -31,7 +32,7 @@ _ROOM_PER_MEMBER = 160 * 2**20
 _MARK = "ETCDOPS_CLUSTER_ID"
 
 
-class ProcessRuntime:
+class ProcessRuntime(RestoresDirectories):
     """Runs members as processes of a host."""
 
     name: ClassVar[str] = "process"
