@@ -390,9 +390,10 @@ class Cluster:
     def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
         """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
         with self.locked(f"down {self.name}", progress=progress):
-            return self._down(timeout_s)
+            return self.down_locked(timeout_s=timeout_s)
 
-    def _down(self, timeout_s: float) -> list[str]:
+    def down_locked(self, *, timeout_s: float = 30.0) -> list[str]:
+        """Do what `down` does, for a caller who holds the cluster's lock."""
         self.save(self.runtime.adopt(self.record))
         states = self.runtime.states(self.record)
         running = [name for name, state in states.items() if state != "stopped"]

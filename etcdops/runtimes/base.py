@@ -61,8 +61,8 @@ class Leftover(NamedTuple):
 class Restoration(NamedTuple):
     """What members are restored from: a snapshot that was verified, and how.
 
-    `sha256` is the whole file's, `trailer` its last bytes (the SHA-256 of those before) as hexadecimal, `size` its bytes.
-    `bump` is by how much revisions are moved on, with all before marked as compacted; 0 for neither.
+    `sha256` is the whole file's, `trailer` its last 32 bytes (the SHA-256 of those before), both in hexadecimal; `size`
+    is in bytes. `bump` is by how much revisions are moved on, with all before marked as compacted; 0 for neither.
     """
 
     file: str

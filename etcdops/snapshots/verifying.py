@@ -46,8 +46,8 @@ class SnapshotReport(msgspec.Struct, frozen=True):
 
     `result` is "failed" when any check failed. `level` is how thoroughly it was looked at: "hash" (its trailer),
     "pages" (every page of the database as well) or "boot" (a member started from it as well); None when it failed.
-    `revision` is None where the database could not be read, `keys` where no member was started from it. `sha256` is that
-    of the whole file.
+    `revision` is None where the database could not be read, `keys` where no member was started from it. `sha256` is the
+    whole file's.
     """
 
     schema: int

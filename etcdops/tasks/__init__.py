@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images, members, snapshots
+from etcdops.tasks import clusters, drills, environment, etcd, images, members, restoring, snapshots
 
 __all__ = ["namespace"]
 
@@ -34,6 +34,8 @@ def _collection() -> Collection:
     snapshot.add_task(snapshots.verify, name="verify")
     snapshot.add_task(snapshots.list_all, name="list")
     snapshot.add_task(snapshots.prune, name="prune")
+    snapshot.add_task(restoring.restore, name="restore")
+    snapshot.add_task(restoring.rollback, name="rollback")
     for each in (drill, cluster, member, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
