@@ -95,12 +95,12 @@ class Engine:
 
     # -- running docker
 
-    def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> Completed:
+    def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes | Iterator[bytes] = b"") -> Completed:
         """Run a docker command and give how it ended, whatever that was; raises when there is no docker."""
         with self._translated(arguments):
             return self.host.run(self.argv(*arguments), timeout_s=timeout_s, stdin=stdin)
 
-    def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> str:
+    def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes | Iterator[bytes] = b"") -> str:
         """Run a docker command and give what it wrote; raises when it fails."""
         return self.checked(arguments, self.try_run(*arguments, timeout_s=timeout_s, stdin=stdin))
 

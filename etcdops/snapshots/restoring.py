@@ -12,6 +12,7 @@ import os
 import secrets
 import shlex
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,7 +36,7 @@ from etcdops.quorum import excluded
 from etcdops.runtimes.base import DataSeen, Restoration
 from etcdops.snapshots.examining import Examined, bump_for, examine
 from etcdops.snapshots.proving import Expected, prove
-from etcdops.snapshots.taking_back import take_back
+from etcdops.snapshots.taking_back import NEW, take_back
 from etcdops.units import size_text
 from etcdops.verify import Check
 
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.state import ClusterRecord
 
-__all__ = ["OPERATION", "Restored", "plan_restore", "prepare", "restore_snapshot"]
+__all__ = ["OPERATION", "Restored", "begin_restore", "finish", "go_on", "plan_restore", "prepare", "restore_snapshot"]
 
 OPERATION = "snapshot.restore"
+
 
 Confirm = Callable[[Plan], None]
 Progress = Callable[[str], None]
@@ -90,16 +92,25 @@ def restore_snapshot(
     target = os.path.abspath(path)
     with cluster.locked(f"restore {cluster.name}", progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
-        pending = refuse_unfinished(cluster, OPERATION, target)
-        if pending is None:
-            plan, pending, lost = _look(cluster, target, bump, allow_known_bad, progress)
-            confirm(plan)
-            pending = _begin(cluster, pending, lost)
-        else:
-            progress(f"going on with the restore of {pending.since} (run {pending.run})")
-            _refuse_other(cluster, pending, progress)
-            plan = _plan(cluster, pending, "", ())
-        return finish(cluster, pending, plan, progress)
+        if refuse_unfinished(cluster, OPERATION, target):
+            return go_on(cluster, target, progress)
+        plan, pending, lost = _look(cluster, target, bump, allow_known_bad, progress)
+        confirm(plan)
+        return finish(cluster, begin_restore(cluster, pending, lost), plan, progress)
+
+
+def go_on(cluster: Cluster, target: str, progress: Progress, *, operation: str = OPERATION) -> Restored:
+    """Take the steps that are left of a restore that was interrupted; the caller holds the lock.
+
+    Raises Refused when another operation is under way, or the file is no longer the one that it was begun with.
+    """
+    cluster.save(cluster.runtime.adopt(cluster.record))
+    pending = refuse_unfinished(cluster, operation, target)
+    if pending is None:
+        raise Refused(f"there is no {operation} of {target} to go on with")
+    progress(f"going on with {pending.operation} of {pending.since} (run {pending.run})")
+    _refuse_other(cluster, pending, progress)
+    return finish(cluster, pending, _plan(cluster, pending, "", ()), progress)
 
 
 def prepare(
@@ -128,9 +139,8 @@ def _look(
     can = restorer(cluster)
     examined = examine(target, record.etcd_version, beside=record.binary, progress=progress)
     facts = collect(record, cluster.runtime)
-    _refuse_known_bad(record, facts, examined, allow_known_bad)
     can.refuse_full(record, examined.size)
-    return plan_restore(cluster, examined, facts, bump=bump)
+    return plan_restore(cluster, examined, facts, bump=bump, allow_known_bad=allow_known_bad)
 
 
 def _refuse_known_bad(record: ClusterRecord, facts: Facts, examined: Examined, allow: bool) -> None:
@@ -139,17 +149,29 @@ def _refuse_known_bad(record: ClusterRecord, facts: Facts, examined: Examined, a
 
 
 def plan_restore(
-    cluster: Cluster, examined: Examined, facts: Facts, *, bump: bool = True, operation: str = OPERATION
+    cluster: Cluster,
+    examined: Examined,
+    facts: Facts,
+    *,
+    bump: bool = True,
+    allow_known_bad: bool = False,
+    operation: str = OPERATION,
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Plan, Pending, int | None]:
-    """Give the plan, the operation as it will be written down, and how many revisions are lost. Changes nothing."""
+    """Give the plan, the operation as it will be written down, and how many revisions are lost. Changes nothing.
+
+    `known` is what is written down besides. Raises Refused for a version of etcd that spoils it.
+    """
     record = cluster.record
+    _refuse_known_bad(record, facts, examined, allow_known_bad)
     revision, index = _last_known(cluster, facts)
     offered = versions.supports(record.etcd_version, "bump_revision")
     contents = examined.contents
     moved = bump_for(max(index, contents.raft_index), max(revision, contents.revision)) if bump and offered else 0
-    new = _next_record(cluster, record)
+    new = record if NEW in known else _next_record(cluster, record)
     ids = [member.status.cluster_id for member in facts.members if member.status]
-    known = {
+    arguments = {
+        **known,
         **_known(examined, moved),
         "etcd_cluster_id": str(ids[0] if ids else 0),
         "ran": ",".join(member.name for member in facts.members if member.state != "stopped"),
@@ -165,7 +187,7 @@ def plan_restore(
         again=f"{operation} {shlex.quote(examined.path)}{named}",
         back=f"snapshot.rollback{named}",
         record=new,
-        arguments=known,
+        arguments=arguments,
     )
     lost = max(revision - contents.revision, 0) if revision and _same_cluster(examined, record) else None
     plan = _plan(cluster, pending, _consequence(cluster, examined, revision), _notes(record, examined, bump, moved))
@@ -266,7 +288,7 @@ def _plan(cluster: Cluster, pending: Pending, consequence: str, notes: tuple[str
     can, new = restorer(cluster), pending.record
     steps: list[Step] = []
     back = pending.back
-    if cluster.record.token != new.token:
+    if _unmade(cluster, pending):
         places = ", ".join(member.data.place for member in new.members)
         steps.append(
             Step(
@@ -278,6 +300,7 @@ def _plan(cluster: Cluster, pending: Pending, consequence: str, notes: tuple[str
                 waits=True,
             )
         )
+    if cluster.record.token != new.token:
         steps += stop_steps(cluster, back)
         record = cluster.store.cluster_dir(cluster.name) / "cluster.json"
         text = "have the members use the new data, by one write of the record; the old data is kept"
@@ -288,7 +311,17 @@ def _plan(cluster: Cluster, pending: Pending, consequence: str, notes: tuple[str
     return Plan(pending.operation, cluster.name, os.path.basename(pending.target), tuple(steps), "", consequence, notes)
 
 
-def _begin(cluster: Cluster, pending: Pending, lost: int | None) -> Pending:
+def _unmade(cluster: Cluster, pending: Pending) -> bool:
+    """Whether the new data is still to be made: half of it may be there, and is made anew."""
+    assert pending.record
+    if cluster.record.token != pending.record.token:
+        return True
+    states = cluster.runtime.states(cluster.record).values()
+    return NEW in pending.arguments and not cluster.record.bootstrapped and set(states) == {"stopped"}
+
+
+def begin_restore(cluster: Cluster, pending: Pending, lost: int | None) -> Pending:
+    """Write down that a restore begins, as it was planned; `lost` is how many revisions are lost by it."""
     assert pending.record
     known = {**pending.arguments, **({} if lost is None else {"lost": str(lost)})}
     return begin(
@@ -304,8 +337,7 @@ def _begin(cluster: Cluster, pending: Pending, lost: int | None) -> Pending:
 
 def _refuse_other(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     """Refuse to go on with another file than the one that was begun with, as long as it is needed."""
-    assert pending.record
-    if cluster.record.token == pending.record.token:
+    if not _unmade(cluster, pending):
         return
     examined = examine(pending.target, cluster.record.etcd_version, beside=cluster.record.binary, progress=progress)
     if examined.sha256 != pending.arguments["sha256"]:
@@ -325,8 +357,8 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress) -
 
     acts: Mapping[str, Callable[[Step], None]] = {
         "make": lambda step: _make(cluster, pending, progress),
-        "stop": lambda step: void(cluster.down_locked()),
-        "exchange": lambda step: exchange(cluster, pending),
+        "stop": lambda step: _void(cluster.down_locked()),
+        "exchange": lambda step: _exchange(cluster, pending),
         "start": lambda step: start_all(cluster, int(known["size"]), progress),
         "prove": proof,
     }
@@ -336,9 +368,8 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress) -
         except EtcdopsError as error:
             progress(f"{error}")
             take_back(cluster, pending, progress)
-            raise ClusterError(
-                f"{pending} did not succeed, and {cluster.name} is as it was before: {error}", remedy=error.remedy
-            ) from error
+            now_is = "there is no cluster of that name" if NEW in known else f"{cluster.name} is as it was before"
+            raise ClusterError(f"{pending} did not succeed, and {now_is}: {error}", remedy=error.remedy) from error
     return Restored(
         schema=1,
         cluster=cluster.name,
@@ -351,7 +382,7 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress) -
     )
 
 
-def void(value: object) -> None:
+def _void(value: object) -> None:
     """Give nothing."""
 
 
@@ -372,7 +403,7 @@ def _make(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     assert pending.record
     can, new, known = restorer(cluster), pending.record, pending.arguments
     in_use = {member.data.place for member in cluster.record.members}
-    assert in_use.isdisjoint(member.data.place for member in new.members) or known.get("new")
+    assert NEW in known or in_use.isdisjoint(member.data.place for member in new.members)
     can.restore_data(new, _restoration(pending), progress=progress)
     seen = can.look_into(new, new.spec.names)
     wanted = int(known["last_revision"]) + int(known["bump"])
@@ -389,7 +420,7 @@ def _make(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     progress(f"the data of {len(seen)} members is made, and all of it is at revision {wanted}")
 
 
-def exchange(cluster: Cluster, pending: Pending) -> None:
+def _exchange(cluster: Cluster, pending: Pending) -> None:
     """Have the members use the new data, once it is written down which they had."""
     assert pending.record
     remember_before(cluster, before_of(cluster, pending))

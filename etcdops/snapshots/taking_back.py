@@ -26,9 +26,12 @@ from etcdops.operations.plan import Plan, Step, carry_out
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
 
-__all__ = ["OPERATION", "RESTORES", "prepare_rollback", "rollback", "take_back"]
+__all__ = ["NEW", "OPERATION", "RESTORES", "prepare_rollback", "rollback", "take_back"]
 
 OPERATION = "snapshot.rollback"
+
+#: Among an operation's arguments: it made the cluster, which is removed when it is taken back.
+NEW = "new"
 
 #: The operations that can be taken back so.
 RESTORES = ("snapshot.restore", "cluster.recover")
@@ -40,6 +43,10 @@ Progress = Callable[[str], None]
 def take_back(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     """Undo a restore that has not come to its end: the cluster has the data that it had before, and runs if it ran."""
     assert pending.record
+    if NEW in pending.arguments:
+        progress(f"removing {cluster.name}, which the restore had made")
+        cluster.purge_locked()
+        return
     before = before_of(cluster, pending)
     plan = _back_plan(cluster, pending, before)
     names = [name for name in pending.arguments.get("ran", "").split(",") if name]
@@ -90,9 +97,12 @@ def prepare_rollback(cluster: Cluster) -> Plan:
     return _prepare(cluster)[0]
 
 
-def _prepare(cluster: Cluster) -> tuple[Plan, Pending | None, Before]:
+def _prepare(cluster: Cluster) -> tuple[Plan, Pending | None, Before | None]:
     pending = load(cluster)
     if pending is not None and pending.operation in RESTORES:
+        if NEW in pending.arguments:
+            step = Step("purge", "", f"remove {cluster.name}, which the restore made", "down-env --purge")
+            return Plan(OPERATION, cluster.name, str(pending), (step,)), pending, None
         before = before_of(cluster, pending)
         return _back_plan(cluster, pending, before), pending, before
     pending = refuse_unfinished(cluster, OPERATION)
@@ -142,7 +152,10 @@ def rollback(cluster: Cluster, *, confirm: Confirm = lambda plan: None, progress
         if pending is not None and pending.operation in RESTORES:
             with going_on(cluster, pending, progress):
                 take_back(cluster, pending, progress)
+            if NEW in pending.arguments:
+                return f"{pending} is taken back: there is no cluster {cluster.name} any more"
             return f"{pending} is taken back: {cluster.name} has the data that it had before"
+        assert before
         if pending is None:
             confirm(plan)
             pending = _begin(cluster, before)

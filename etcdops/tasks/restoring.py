@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
 from etcdops.errors import SpecError
-from etcdops.tasks.common import HELP, attach, command, confirm, emit, output_of, say
+from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say
 
 if TYPE_CHECKING:
     from etcdops.operations.plan import Plan
@@ -25,7 +26,13 @@ _ALLOW = "go on although this version of etcd is known to spoil it"
     positional=["file"],
     help={
         "file": "which: a path, or a name that `snapshot.list` shows",
-        "cluster": HELP["cluster"],
+        "cluster": "into which cluster (default: lab); one that there is not yet is created",
+        "size": "how many members a cluster that is created has: 1, 3, 5 or 7 (default: 3)",
+        "runtime": HELP["runtime"],
+        "etcd-version": HELP["etcd-version"],
+        "etcd-bin": HELP["etcd-bin"],
+        "image": HELP["image"],
+        "offline": HELP["offline"],
         "no-bump": "leave revisions where the snapshot has them: clients that watch or cache must be restarted then",
         "allow-known-bad": _ALLOW,
         "dry-run": _DRY_RUN,
@@ -38,27 +45,76 @@ def restore(
     c: Context,
     file: str,
     cluster: str | None = None,
+    size: str | None = None,
+    runtime: str | None = None,
+    etcd_version: str | None = None,
+    etcd_bin: str | None = None,
+    image: str | None = None,
     output: str | None = None,
+    offline: bool = False,
     no_bump: bool = False,
     allow_known_bad: bool = False,
     dry_run: bool = False,
     yes: bool = False,
 ) -> None:
-    """Restore a whole cluster from one snapshot, and prove it: snapshot.restore FILE"""
-    from etcdops.snapshots import restoring
+    """Restore a whole cluster from one snapshot, and prove it: snapshot.restore FILE
+
+    The data of every member is made and looked into before anything stops. What the members had is kept;
+    `snapshot.rollback` takes it back, and so does the command itself if the proof fails. A cluster that there is not yet
+    is created: snapshot.restore FILE --cluster copy --size 1
+    """
+    from etcdops.placement import check_same
+    from etcdops.snapshots import founding, restoring
     from etcdops.snapshots.catalog import find_snapshot
+    from etcdops.tasks.environment import wish_for
 
     out = output_of(c, output)
     if not file:
         raise SpecError("no file is given", remedy="See `snapshot.list` for the snapshots that there are.")
-    target = attach(c, cluster)
-    path = find_snapshot(file, target.store)
-    options = {"bump": not no_bump, "allow_known_bad": allow_known_bad}
-    if dry_run:
-        _show(restoring.prepare(target, path, progress=say, **options))
+    name = flag(c, "cluster", cluster) or "lab"
+    fixed = {"runtime": runtime, "size": size, "etcd_version": etcd_version, "etcd_bin": etcd_bin, "image": image}
+    wish = wish_for(c, name, {**fixed, "port": None}, offline=offline, progress=say)
+    path = find_snapshot(file)
+    if not wish.exists or _is_being_made(name):
+        if dry_run:
+            _show(founding.prepare_founding(wish.spec, path, runtime=wish.runtime, progress=say))
+            return
+        _, done = founding.found(
+            wish.spec,
+            path,
+            runtime=wish.runtime or "process",
+            offline=wish.offline,
+            bump=not no_bump,
+            allow_known_bad=allow_known_bad,
+            progress=say,
+        )
+        _report(done, out)
         return
-    done = restoring.restore_snapshot(target, path, confirm=_asking(target.name, yes), progress=say, **options)
+    target = attach(c, cluster)
+    check_same(target.record, runtime=wish.runtime, size=wish.size, spec=wish.spec)
+    if dry_run:
+        plan = restoring.prepare(target, path, bump=not no_bump, allow_known_bad=allow_known_bad, progress=say)
+        _show(plan)
+        return
+    done = restoring.restore_snapshot(
+        target,
+        path,
+        bump=not no_bump,
+        allow_known_bad=allow_known_bad,
+        confirm=_asking(target.name, yes),
+        progress=say,
+    )
     _report(done, out)
+
+
+def _is_being_made(name: str) -> bool:
+    """Whether there is a cluster of that name only because a restore was to make it, and has not ended."""
+    from etcdops.cluster import Cluster
+    from etcdops.operations.pending import load
+    from etcdops.snapshots.taking_back import NEW
+
+    pending = load(Cluster.attach(name))
+    return pending is not None and NEW in pending.arguments
 
 
 def _show(plan: Plan) -> None:
@@ -67,7 +123,7 @@ def _show(plan: Plan) -> None:
     emit(plan_text(plan))
 
 
-def _asking(name: str, yes: bool):  # type: ignore[no-untyped-def]
+def _asking(name: str, yes: bool) -> Callable[[Plan], None]:
     def ask(plan: Plan) -> None:
         from etcdops.operations.plan import plan_text
 
@@ -84,7 +140,7 @@ def _report(done: Restored, out: str) -> None:
     if out == "json":
         emit(msgspec.json.format(msgspec.json.encode(done), indent=2).decode())
         return
-    say(f"{done.cluster} is restored from {done.snapshot}, revision {done.revision}; `snapshot.rollback` takes it back")
+    say(f"{done.cluster} is restored from {done.snapshot}, revision {done.revision}")
 
 
 @task(help={"cluster": HELP["cluster"], "dry-run": _DRY_RUN, "yes": HELP["yes"]})
