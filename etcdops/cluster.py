@@ -42,6 +42,7 @@ from etcdops.waiting import wait_first_write, wait_serving
 if TYPE_CHECKING:
     from etcdops.client import Client
     from etcdops.runtimes.base import Runtime
+    from etcdops.snapshots.restoring import Restored
     from etcdops.status import ClusterStatus
 
 __all__ = ["Cluster", "Progress", "Started"]
@@ -504,6 +505,21 @@ class Cluster:
         from etcdops.operations.leader import move_leader
 
         return move_leader(self, to, progress=progress)
+
+    def restore(self, path: str | os.PathLike[str], *, bump: bool = True, progress: Progress = _silent) -> Restored:
+        """Give every member the data of a snapshot, and say what was proved; see `etcdops.snapshots.restoring`.
+
+        What was written after the snapshot is lost. What the members had is kept: `rollback` takes it back.
+        """
+        from etcdops.snapshots.restoring import restore_snapshot
+
+        return restore_snapshot(self, path, bump=bump, progress=progress)
+
+    def rollback(self, *, progress: Progress = _silent) -> str:
+        """Take the last restore back, or one that was interrupted, and say how things are then."""
+        from etcdops.snapshots.taking_back import rollback
+
+        return rollback(self, progress=progress)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).

@@ -15,12 +15,12 @@ from typing import ClassVar
 
 import msgspec
 
+from etcdops.directories import RestoresDirectories
 from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
 from etcdops.ports import free_ports, refuse_taken
 from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
-from etcdops.runtimes.directories import RestoresDirectories
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 

@@ -60,8 +60,8 @@ def restore(
     """Restore a whole cluster from one snapshot, and prove it: snapshot.restore FILE
 
     The data of every member is made and looked into before anything stops. What the members had is kept;
-    `snapshot.rollback` takes it back, and so does the command itself if the proof fails. A cluster that there is not yet
-    is created: snapshot.restore FILE --cluster copy --size 1
+    `snapshot.rollback` takes it back, and so does the command itself if the proof fails. A cluster that there is not
+    yet is created: snapshot.restore FILE --cluster copy --size 1
     """
     from etcdops.placement import check_same
     from etcdops.snapshots import founding, restoring
