@@ -515,6 +515,16 @@ class Cluster:
 
         return restore_snapshot(self, path, bump=bump, progress=progress)
 
+    def recover(self, *, lost: Sequence[str] = (), progress: Progress = _silent) -> Restored:
+        """Make all members anew from the survivor that is furthest, where the quorum is lost for good.
+
+        What may be lost by it is in the plan of `etcdops.snapshots.recovering.prepare_recover`. `lost` names members
+        that are given up. What the members had is kept.
+        """
+        from etcdops.snapshots.recovering import recover
+
+        return recover(self, lost=lost, progress=progress)
+
     def rollback(self, *, progress: Progress = _silent) -> str:
         """Take the last restore back, or one that was interrupted, and say how things are then."""
         from etcdops.snapshots.taking_back import rollback

@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["Expected", "ProofFailed", "prove"]
 
 #: How long members may take to agree on who leads and on what they have.
-_PATIENCE_S = 30.0
+_PATIENCE_S = 15.0
 _ANSWER_S = 5.0
 
 #: How fast members hash their keys, in bytes per second, at the least.
 _SLOWEST = 5_000_000
+
+#: Findings of two looks that stay.
+_HOPELESS = frozenset({"diverged", "cluster-id", "member-removed"})
 
 _HIDDEN = "authentication is on, and etcdops has no user"
 
@@ -85,9 +88,14 @@ def _settled(cluster: Cluster) -> Facts:
         facts = collect(cluster.record, cluster.runtime)
         if not _errors(facts):
             facts = collect(cluster.record, cluster.runtime, gap_s=GAP_S)
-        if not _errors(facts) or time.monotonic() > deadline:
+        if not _errors(facts) or _is_settled(facts) or time.monotonic() > deadline:
             return facts
         time.sleep(0.1)
+
+
+def _is_settled(facts: Facts) -> bool:
+    """Whether something is found that no patience puts right."""
+    return not _HOPELESS.isdisjoint(finding.code for finding in checks.findings(facts))
 
 
 def _errors(facts: Facts) -> list[str]:

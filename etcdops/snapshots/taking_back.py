@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from etcdops.errors import Refused
@@ -33,8 +33,9 @@ OPERATION = "snapshot.rollback"
 #: Among an operation's arguments: it made the cluster, which is removed when it is taken back.
 NEW = "new"
 
-#: The operations that can be taken back so.
-RESTORES = ("snapshot.restore", "cluster.recover")
+#: The operations that can be taken back so. Before a recovery there was no quorum, nor is there one afterwards.
+RECOVER = "cluster.recover"
+RESTORES = ("snapshot.restore", RECOVER)
 
 Confirm = Callable[[Plan], None]
 Progress = Callable[[str], None]
@@ -52,7 +53,9 @@ def take_back(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     names = [name for name in pending.arguments.get("ran", "").split(",") if name]
 
     def start(step: Step) -> None:
-        if names:
+        if pending.operation == RECOVER:
+            _start_survivors(cluster, names)
+        elif names:
             start_all(cluster, int(pending.arguments["size"]), progress)
             settle(cluster)
 
@@ -64,6 +67,13 @@ def take_back(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     }
     carry_out(cluster, plan, acts, progress, run=pending.run)
     end(cluster)
+
+
+def _start_survivors(cluster: Cluster, names: Sequence[str]) -> None:
+    """Start what ran before a recovery; there was no quorum, so nothing can be waited for."""
+    states = cluster.runtime.states(cluster.record)
+    if stopped := [name for name in names if states[name] == "stopped"]:
+        cluster.start_members(stopped)
 
 
 def _stop(cluster: Cluster) -> None:
@@ -112,7 +122,8 @@ def _prepare(cluster: Cluster) -> tuple[Plan, Pending | None, Before | None]:
             f"{cluster.name} has the data that it always had: there is no restore to take back",
             remedy="`snapshot.list` shows what can be restored from.",
         )
-    refuse_gone(cluster, found.record)
+    if found.operation != RECOVER:
+        refuse_gone(cluster, found.record)
     return _rollback_plan(cluster, found), pending, found
 
 
@@ -178,6 +189,11 @@ def _begin(cluster: Cluster, before: Before) -> Pending:
 
 def _go_back(cluster: Cluster, pending: Pending, before: Before, plan: Plan, progress: Progress) -> None:
     def start(step: Step) -> None:
+        if before.operation == RECOVER:
+            refs = {member.data: member.name for member in cluster.record.members}
+            there = cluster.runtime.present_data(cluster.record, list(refs))
+            _start_survivors(cluster, [refs[ref] for ref in there])
+            return
         start_all(cluster, 0, progress)
         settle(cluster)
 

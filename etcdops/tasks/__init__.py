@@ -21,6 +21,7 @@ def _collection() -> Collection:
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
+    cluster.add_task(restoring.recover, name="recover")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")

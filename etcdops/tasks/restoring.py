@@ -1,4 +1,4 @@
-"""Tasks that give a whole cluster other data: snapshot.restore, snapshot.rollback."""
+"""Tasks that give a whole cluster other data: snapshot.restore, snapshot.rollback, cluster.recover."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from etcdops.operations.plan import Plan
     from etcdops.snapshots.restoring import Restored
 
-__all__ = ["restore", "rollback"]
+__all__ = ["recover", "restore", "rollback"]
 
 _DRY_RUN = "look, print the plan with the plain commands, and change nothing; exits 3 if it would be refused"
+_NO_BUMP = "leave revisions where the snapshot has them: clients that watch or cache must be restarted then"
 _ALLOW = "go on although this version of etcd is known to spoil it"
 
 
@@ -33,7 +34,7 @@ _ALLOW = "go on although this version of etcd is known to spoil it"
         "etcd-bin": HELP["etcd-bin"],
         "image": HELP["image"],
         "offline": HELP["offline"],
-        "no-bump": "leave revisions where the snapshot has them: clients that watch or cache must be restarted then",
+        "no-bump": _NO_BUMP,
         "allow-known-bad": _ALLOW,
         "dry-run": _DRY_RUN,
         "yes": HELP["yes"],
@@ -154,3 +155,49 @@ def rollback(c: Context, cluster: str | None = None, dry_run: bool = False, yes:
         _show(taking_back.prepare_rollback(target))
         return
     say(taking_back.rollback(target, confirm=_asking(target.name, yes), progress=say))
+
+
+@task(
+    help={
+        "cluster": HELP["cluster"],
+        "lost": "members that are given up, though something of them is still there; separated by commas",
+        "no-bump": _NO_BUMP,
+        "allow-known-bad": _ALLOW,
+        "dry-run": _DRY_RUN,
+        "yes": HELP["yes"],
+        "output": HELP["output"],
+    }
+)
+@command
+def recover(
+    c: Context,
+    cluster: str | None = None,
+    lost: str | None = None,
+    output: str | None = None,
+    no_bump: bool = False,
+    allow_known_bad: bool = False,
+    dry_run: bool = False,
+    yes: bool = False,
+) -> None:
+    """Make a cluster anew whose quorum is lost for good, from the survivor that is furthest: cluster.recover
+
+    Refused (exit 3) as long as there is a quorum, or one can be brought back. Says exactly what may be lost, and asks
+    for the cluster's name. What the members had is kept.
+    """
+    from etcdops.snapshots import recovering
+
+    out = output_of(c, output)
+    target = attach(c, cluster)
+    given_up = [name for name in flag(c, "lost", lost).split(",") if name]
+    if dry_run:
+        _show(recovering.prepare_recover(target, lost=given_up))
+        return
+    done = recovering.recover(
+        target,
+        lost=given_up,
+        bump=not no_bump,
+        allow_known_bad=allow_known_bad,
+        confirm=_asking(target.name, yes),
+        progress=say,
+    )
+    _report(done, out)

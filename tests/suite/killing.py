@@ -37,7 +37,7 @@ def main() -> None:
     if operation == "restore":
         cluster.restore(file[0])
     elif operation == "recover":
-        raise SystemExit("recover")
+        cluster.recover()
     else:
         cluster.rollback()
     print(written)
