@@ -17,13 +17,14 @@ from etcdops import quorum
 from etcdops.errors import EtcdError, MemberFailed, Refused, SpecError
 from etcdops.facts import Facts, collect
 from etcdops.operations.exchange import restorer
-from etcdops.operations.pending import load, refuse_unfinished
+from etcdops.operations.pending import Pending, load, refuse_unfinished
 from etcdops.operations.plan import Plan, Step
 from etcdops.runtimes.base import DataSeen
 from etcdops.snapshots.examining import examine
 from etcdops.snapshots.raw import copy_raw
 from etcdops.snapshots.restoring import Restored, begin_restore, finish, go_on, plan_restore
 from etcdops.snapshots.saving import save_snapshot
+from etcdops.snapshots.taking_back import start_survivors
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -35,15 +36,19 @@ OPERATION = "cluster.recover"
 Confirm = Callable[[Plan], None]
 Progress = Callable[[str], None]
 
-#: How long a survivor may take to answer, once it is started.
+#: How long a survivor may take to apply what its log holds, once it is started, and to end.
 _START_S = 60.0
+
+#: What a member logs when it has waited for a leader in vain.
+_ELECTION = b"starting a new election"
 
 
 class Voter(NamedTuple):
     """A voter of a cluster without a quorum, as far as it can be seen.
 
-    `kind` is "answers"; "returns" (it is stopped, frozen or cut off, and its data is there as far as is known);
-    "database" (it is given up, and its database can be read); or "lost". `how` says so after its name. `revision` and
+    `kind` is "answers"; "returns" (it is stopped, frozen, cut off or silent, and its data is there as far as is known);
+    "replayed" (it was started for its log to be applied, and has ended); "database" (it is given up, and its database
+    can be read); or "lost". `how` says so after its name. `revision` and
     `applied` (a raft index) are how far it is, -1 where that is not known.
     """
 
@@ -72,12 +77,15 @@ class Survey(NamedTuple):
     @property
     def best(self) -> Voter | None:
         """The one that is furthest, of those from which a snapshot can be had; one that answers rather than a file."""
-        able = self.of("answers", "returns", "database")
+        able = self.of("answers", "returns", "replayed", "database")
         return max(able, key=lambda each: (each.revision, each.kind == "answers", each.applied), default=None)
 
 
-def survey(cluster: Cluster, facts: Facts, lost: Sequence[str]) -> Survey:
-    """Look at every voter; `lost` are those that are given up, though something may be there of them."""
+def survey(cluster: Cluster, facts: Facts, lost: Sequence[str], replayed: Sequence[str] = ()) -> Survey:
+    """Look at every voter; `lost` are those that are given up, though something may be there of them.
+
+    `replayed` are those that were started for their logs to be applied, and have ended.
+    """
     known = {member.name: member for member in facts.members}
     names = [name for name in quorum.voters(facts) if name in known]
     stopped = [name for name in names if known[name].state == "stopped"]
@@ -89,8 +97,14 @@ def survey(cluster: Cluster, facts: Facts, lost: Sequence[str]) -> Survey:
             far = (status.revision, status.raft_applied_index, status.raft_term)
             seen.append(Voter(name, "answers", f"answers, and has applied revision {far[0]}", *far))
         elif isinstance(what, DataSeen):
-            kind, said = ("database", "is given up") if name in lost else ("returns", "is stopped")
-            how = f"{said}, and its database is at revision {what.revision} or later"
+            kind, how = "returns", f"is stopped, and its database is at revision {what.revision} or later"
+            if name in replayed:
+                kind, how = (
+                    "replayed",
+                    f"has applied all that its log says is committed, up to revision {what.revision}",
+                )
+            elif name in lost:
+                kind, how = "database", f"is given up, and its database is at revision {what.revision} or later"
             seen.append(Voter(name, kind, how, what.revision, what.raft_index, what.raft_term))
         elif name in lost or what is not None:
             seen.append(Voter(name, "lost", f"is lost{f': {what}' if what else ''}"))
@@ -99,7 +113,7 @@ def survey(cluster: Cluster, facts: Facts, lost: Sequence[str]) -> Survey:
     return Survey(tuple(seen))
 
 
-def may_be_lost(found: Survey, source: Voter, revision: int, *, raw: bool) -> str:
+def may_be_lost(found: Survey, source: Voter, revision: int) -> str:
     """Say exactly what may be lost when a cluster is made anew from one voter's data at a revision.
 
     A write is acknowledged once it is in the logs of a quorum, and applied by a member once it has heard so.
@@ -124,14 +138,16 @@ def may_be_lost(found: Survey, source: Voter, revision: int, *, raw: bool) -> st
             f" still there has it in its log; but {source.name} may not have applied the last of them: writes"
             f" acknowledged after revision {revision} may be lost"
         )
-    if raw:
+    if source.kind == "replayed":
+        lines.append(f"what the log of {source.name} holds, and it never heard to be committed, is lost")
+    elif source.kind != "answers":
         lines.append(
             f"{source.name} does not run, so only its database is taken: what it had in its write-ahead log alone, the"
             " writes of its last moments, is lost"
         )
-    ahead = [voter for voter in found.voters if voter.revision > revision]
+    ahead = [voter.name for voter in found.voters if voter.revision > revision]
     if ahead:
-        lines.append(f"{_enumerate([voter.name for voter in ahead])} had been seen further: that is lost for certain")
+        lines.append(f"{_enumerate(ahead)} had been seen further: that is lost for certain")
     return ". ".join(lines)
 
 
@@ -150,9 +166,10 @@ def recover(
 ) -> Restored:
     """Make all members of a cluster without a quorum anew from the survivor that is furthest, and say what was proved.
 
-    Survivors that are stopped are started first: a member applies what its log holds, and then it is further. `lost`
-    names members that are given up, though their data can be read. A snapshot is saved, also if it is not gone on with.
-    `confirm` is called with the plan, whose consequence says what may be lost. The data that members had is kept.
+    Survivors that do not answer are started first, and stopped again: a member applies what its log says is committed,
+    and then its database is further. `lost` names members that are given up, though their data can be read. A snapshot
+    is saved, also if it is not gone on with. `confirm` is called with the plan, whose consequence says what may be lost.
+    The data that members had is kept.
 
     Raises Refused where there is a quorum, or one can be brought back, or nothing is left to recover from; otherwise as
     `restore_snapshot`. The same call goes on with a recovery that was interrupted.
@@ -164,25 +181,42 @@ def recover(
             return go_on(cluster, begun.target, progress, operation=OPERATION)
         refuse_unfinished(cluster, OPERATION)
         found = _survey(cluster, lost)
-        if stopped := _stopped(cluster, found):
-            _start(cluster, stopped, progress)
-            found = _survey(cluster, lost)
-        source = _source(cluster, found)
-        raw = source.kind != "answers"
-        path = copy_raw(cluster, source.name, progress) if raw else _save(cluster, source.name, progress)
-        record = cluster.record
-        examined = examine(path, record.etcd_version, beside=record.binary, progress=progress)
-        restorer(cluster).refuse_full(record, examined.size)
-        facts = collect(record, cluster.runtime)
-        plan, pending, _ = plan_restore(
-            cluster, examined, facts, bump=bump, allow_known_bad=allow_known_bad, operation=OPERATION
-        )
-        named = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
-        pending = msgspec.structs.replace(pending, again=f"{OPERATION}{named}")
-        said = may_be_lost(found, source, examined.contents.revision, raw=raw)
-        plan = msgspec.structs.replace(plan, consequence=said)
-        confirm(plan)
-        return finish(cluster, begin_restore(cluster, pending, None), plan, progress)
+        states = cluster.runtime.states(cluster.record)
+        ran = [name for name, state in states.items() if state != "stopped"]
+        try:
+            if back := [voter.name for voter in found.of("returns")]:
+                found = _survey(cluster, lost, _replay(cluster, back, progress))
+            plan, pending = _plan(cluster, found, bump, allow_known_bad, progress)
+            confirm(plan)
+        except BaseException:
+            start_survivors(cluster, ran)
+            raise
+        known = {**pending.arguments, "ran": ",".join(ran)}
+        pending = begin_restore(cluster, msgspec.structs.replace(pending, arguments=known), None)
+        return finish(cluster, pending, plan, progress)
+
+
+def _plan(
+    cluster: Cluster, found: Survey, bump: bool, allow_known_bad: bool, progress: Progress
+) -> tuple[Plan, Pending]:
+    """Save what the best survivor has, and give the plan that makes all members anew from it."""
+    source = _source(cluster, found)
+    if source.kind == "answers":
+        path = _save(cluster, source.name, progress)
+    else:
+        path = copy_raw(cluster, source.name, progress)
+    record = cluster.record
+    examined = examine(path, record.etcd_version, beside=record.binary, progress=progress)
+    restorer(cluster).refuse_full(record, examined.size)
+    facts = collect(record, cluster.runtime)
+    plan, pending, _ = plan_restore(
+        cluster, examined, facts, bump=bump, allow_known_bad=allow_known_bad, operation=OPERATION
+    )
+    named = "" if cluster.name == "lab" else f" --cluster {cluster.name}"
+    said = may_be_lost(found, source, examined.contents.revision)
+    return msgspec.structs.replace(plan, consequence=said), msgspec.structs.replace(
+        pending, again=f"{OPERATION}{named}"
+    )
 
 
 def prepare_recover(cluster: Cluster, *, lost: Sequence[str] = ()) -> Plan:
@@ -193,36 +227,32 @@ def prepare_recover(cluster: Cluster, *, lost: Sequence[str] = ()) -> Plan:
     refuse_unfinished(cluster, OPERATION)
     found = _survey(cluster, lost)
     source = _source(cluster, found)
-    stopped = _stopped(cluster, found)
     url = cluster.record.member(source.name).client_url
+    back = [voter.name for voter in found.of("returns")]
     steps: list[Step] = []
-    if stopped:
+    if back:
         runtime, record = cluster.runtime, cluster.record
-        commands = [runtime.by_hand("start", record, record.member(name)) for name in stopped]
-        text = f"start {', '.join(stopped)}: without a quorum they serve nobody, and apply what their logs hold"
-        steps.append(Step("start-survivors", "", text, "\n      $ ".join(commands), "member.stop"))
-    raw = source.kind == "database"
-    save = f"cp {cluster.record.member(source.name).data.place}/member/snap/db FILE"
+        commands = [runtime.by_hand("start", record, record.member(name)) for name in back]
+        text = f"start {', '.join(back)}, for what their logs hold to be applied, and stop them again"
+        steps.append(Step("replay", "", text, "\n      $ ".join(commands)))
+    save = f"etcdctl --endpoints={url} snapshot save FILE"
+    if source.kind != "answers":
+        save = f"cp {cluster.record.member(source.name).data.place}/member/snap/db FILE"
     steps += [
-        Step(
-            "save",
-            source.name,
-            f"save a snapshot of {source.name}",
-            save if raw else f"etcdctl --endpoints={url} snapshot save FILE",
-        ),
+        Step("save", source.name, f"save what {source.name} has as a snapshot", save),
         Step("restore", "", "restore all members from it, and prove it", "snapshot.restore FILE", "snapshot.rollback"),
     ]
-    return Plan(OPERATION, cluster.name, "", tuple(steps), "", may_be_lost(found, source, source.revision, raw=raw))
+    return Plan(OPERATION, cluster.name, "", tuple(steps), "", may_be_lost(found, source, source.revision))
 
 
-def _survey(cluster: Cluster, lost: Sequence[str]) -> Survey:
+def _survey(cluster: Cluster, lost: Sequence[str], replayed: Sequence[str] = ()) -> Survey:
     """Look at the voters; raise Refused where there is a quorum, or one can be brought back."""
     record = cluster.record
     unknown = [name for name in lost if name not in record.spec.names]
     if unknown:
         raise SpecError(f"{cluster.name} has no member {', '.join(unknown)}", remedy="See `status`.")
     facts = collect(record, cluster.runtime)
-    found = survey(cluster, facts, lost)
+    found = survey(cluster, facts, lost, replayed)
     answering = found.of("answers")
     if len(answering) >= found.needed:
         raise Refused(
@@ -230,7 +260,7 @@ def _survey(cluster: Cluster, lost: Sequence[str]) -> Survey:
             f" {found.needed}: it is not lost",
             remedy="Nothing was changed. `up-env` brings back who is missing; `status --gate` says what is wrong.",
         )
-    back = found.of("answers", "returns")
+    back = found.of("answers", "returns", "replayed")
     if len(back) >= found.needed:
         away = found.of("returns")
         raise Refused(
@@ -239,11 +269,6 @@ def _survey(cluster: Cluster, lost: Sequence[str]) -> Survey:
             f" cannot be brought back, because it dies or its disk is gone, give it up: --lost {away[0].name}.",
         )
     return found
-
-
-def _stopped(cluster: Cluster, found: Survey) -> list[str]:
-    states = cluster.runtime.states(cluster.record)
-    return [voter.name for voter in found.of("returns") if states[voter.name] == "stopped"]
 
 
 def _source(cluster: Cluster, found: Survey) -> Voter:
@@ -257,28 +282,48 @@ def _source(cluster: Cluster, found: Survey) -> Voter:
     return best
 
 
-def _start(cluster: Cluster, names: Sequence[str], progress: Progress) -> None:
-    """Start survivors, and wait until each tells how far it is; who dies is left as it is."""
-    from etcdops.waiting import fail_if_dead
+def _replay(cluster: Cluster, names: Sequence[str], progress: Progress) -> list[str]:
+    """Have members apply what their logs hold; give those that did, and have ended. Who dies, or answers, is left so.
 
+    Without a quorum a member that is started does not serve its clients: before etcd 3.6 it waits for one for ever. But
+    it applies all that it knows to be committed before it first calls for an election, and that is in its database
+    once it has ended.
+    """
+    done = []
     for name in names:
-        progress(
-            f"starting {name}, which has its data: it serves nobody without a quorum, but applies what its log holds"
-        )
+        progress(f"starting {name}, for what its log holds to be applied: without a quorum it serves nobody")
         try:
-            cluster.start_members([name])
-            deadline = time.monotonic() + _START_S
-            while True:
-                try:
-                    cluster.member(name).status(timeout_s=1.0)
-                    break
-                except EtcdError:
-                    fail_if_dead(cluster, [name])
-                    if time.monotonic() > deadline:
-                        break
-                    time.sleep(0.05)
+            if _has_replayed(cluster, name):
+                cluster.runtime.stop(cluster.record, [name], timeout_s=_START_S)
+                done.append(name)
         except MemberFailed as error:
             progress(f"{error}")
+    return done
+
+
+def _has_replayed(cluster: Cluster, name: str) -> bool:
+    """Start a member, or let it go on, and wait: True once it calls for an election, False if it answers."""
+    from etcdops.waiting import fail_if_dead
+
+    state = cluster.member(name).state()
+    if state == "paused":
+        cluster.member(name).resume()
+    logged = 0
+    if state == "stopped":
+        logged = len(cluster.runtime.log_bytes(cluster.record.member(name)))
+        cluster.start_members([name])
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            cluster.member(name).status(timeout_s=0.5)
+            return False
+        except EtcdError:
+            fail_if_dead(cluster, [name])
+        if _ELECTION in cluster.runtime.log_bytes(cluster.record.member(name), logged):
+            return True
+        if time.monotonic() > deadline:
+            raise MemberFailed(f"{name} neither answers nor calls for an election after {_START_S:.0f} s")
+        time.sleep(0.05)
 
 
 def _save(cluster: Cluster, name: str, progress: Progress) -> str:

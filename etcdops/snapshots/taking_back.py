@@ -26,7 +26,7 @@ from etcdops.operations.plan import Plan, Step, carry_out
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
 
-__all__ = ["NEW", "OPERATION", "RESTORES", "prepare_rollback", "rollback", "take_back"]
+__all__ = ["NEW", "OPERATION", "RESTORES", "prepare_rollback", "rollback", "start_survivors", "take_back"]
 
 OPERATION = "snapshot.rollback"
 
@@ -54,7 +54,7 @@ def take_back(cluster: Cluster, pending: Pending, progress: Progress) -> None:
 
     def start(step: Step) -> None:
         if pending.operation == RECOVER:
-            _start_survivors(cluster, names)
+            start_survivors(cluster, names)
         elif names:
             start_all(cluster, int(pending.arguments["size"]), progress)
             settle(cluster)
@@ -69,7 +69,7 @@ def take_back(cluster: Cluster, pending: Pending, progress: Progress) -> None:
     end(cluster)
 
 
-def _start_survivors(cluster: Cluster, names: Sequence[str]) -> None:
+def start_survivors(cluster: Cluster, names: Sequence[str]) -> None:
     """Start what ran before a recovery; there was no quorum, so nothing can be waited for."""
     states = cluster.runtime.states(cluster.record)
     if stopped := [name for name in names if states[name] == "stopped"]:
@@ -192,7 +192,7 @@ def _go_back(cluster: Cluster, pending: Pending, before: Before, plan: Plan, pro
         if before.operation == RECOVER:
             refs = {member.data: member.name for member in cluster.record.members}
             there = cluster.runtime.present_data(cluster.record, list(refs))
-            _start_survivors(cluster, [refs[ref] for ref in there])
+            start_survivors(cluster, [refs[ref] for ref in there])
             return
         start_all(cluster, 0, progress)
         settle(cluster)

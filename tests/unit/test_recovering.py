@@ -28,7 +28,7 @@ def test_what_may_be_lost(voters: int, lost: int, quorum: int) -> None:
     there = tuple(_THOR._replace(name=f"there{i}") for i in range(voters - lost))
     found = Survey((*there, *gone))
     assert found.needed == quorum
-    said = may_be_lost(found, _THOR, 7, raw=False)
+    said = may_be_lost(found, _THOR, 7)
     assert ("nothing here can tell" in said) == (lost >= quorum)
     assert ("at least one of the" in said) == (lost < quorum)
     assert "after revision 7 may be lost" in said
@@ -38,6 +38,7 @@ def test_what_may_be_lost(voters: int, lost: int, quorum: int) -> None:
 def test_what_a_database_file_lacks_is_said() -> None:
     """The tail of the log; and who is known to have been further than what is taken."""
     ahead = _LOST._replace(name="hulk", revision=9)
-    said = may_be_lost(Survey((_THOR, ahead, _LOST)), _THOR, 7, raw=True)
+    source = _THOR._replace(kind="database")
+    said = may_be_lost(Survey((source, ahead, _LOST)), source, 7)
     assert "write-ahead log alone" in said
     assert "hulk had been seen further: that is lost for certain" in said
