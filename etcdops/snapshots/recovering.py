@@ -168,8 +168,8 @@ def recover(
 
     Survivors that do not answer are started first, and stopped again: a member applies what its log says is committed,
     and then its database is further. `lost` names members that are given up, though their data can be read. A snapshot
-    is saved, also if it is not gone on with. `confirm` is called with the plan, whose consequence says what may be lost.
-    The data that members had is kept.
+    is saved, also if it is not gone on with. `confirm` is called with the plan, whose consequence says what may be
+    lost. The data that members had is kept.
 
     Raises Refused where there is a quorum, or one can be brought back, or nothing is left to recover from; otherwise as
     `restore_snapshot`. The same call goes on with a recovery that was interrupted.
