@@ -100,7 +100,7 @@ def check_snapshot(facts: Facts, *, max_age_s: float = 86_400.0) -> tuple[Findin
         return ()
     newest = "there is none" if age_s is None else f"the newest is {age_s / 3600:.0f} h old"
     said = f"a verified snapshot of the last {max_age_s / 3600:.0f} h is wanted, and {newest}"
-    return (Finding.of("no-snapshot", said, remedy="Save one first: `ctl -- --endpoints=URL snapshot save FILE`."),)
+    return (Finding.of("no-snapshot", said, remedy="Save one first: `snapshot.save`."),)
 
 
 def even_size(size: int) -> str:
@@ -139,7 +139,11 @@ def _members(facts: Facts) -> list[Finding]:
     lost = not quorum_after(voters(facts), up(facts)).holds
     found = []
     for member in facts.members:
-        if member.state in _AWAY:
+        if member.data_gone:
+            said = f"{member.name} is stopped, and its data is gone"
+            remedy = f"`member.replace {member.name}` puts a new member in its place; its data cannot be had back."
+            found.append(Finding.of("member-data-gone", said, member=member.name, remedy=remedy))
+        elif member.state in _AWAY:
             code, remedy = _AWAY[member.state]
             asked_for = ", as was asked for" if member.state == "stopped" and member.wanted == "stopped" else ""
             found.append(
@@ -216,7 +220,8 @@ def _listed_members(facts: Facts) -> list[Finding]:
                     "member-unstarted",
                     f"{name} was added as a {kind} ({number}), and has never started",
                     member=name,
-                    remedy=f"Start it, or take it back: `ctl -- member remove {number}`.",
+                    remedy="Run again what added it, or take it back: `member.undo`, or"
+                    f" `ctl -- member remove {number}`.",
                 )
             )
         elif info.is_learner:
@@ -225,7 +230,9 @@ def _listed_members(facts: Facts) -> list[Finding]:
                     "learner-pending",
                     f"{name} ({number}) is a learner, and waits to be promoted",
                     member=name,
-                    remedy=f"`ctl -- member promote {number}`, or take it back: `ctl -- member remove {number}`.",
+                    remedy=f"`member.promote {name}`, or take it back: `member.undo` or `member.remove {name}`."
+                    if name in recorded
+                    else f"`ctl -- member promote {number}`, or take it back: `ctl -- member remove {number}`.",
                 )
             )
         if info.name and name not in recorded:

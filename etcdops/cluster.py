@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,7 @@ from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
+    from etcdops.operations.plan import Plan
     from etcdops.runtimes.base import Runtime
     from etcdops.snapshots.restoring import Restored
     from etcdops.status import ClusterStatus
@@ -302,8 +303,18 @@ class Cluster:
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
         record = self.runtime.adopt(self.record)
-        states = self.runtime.states(record)
+        changing = self._changing(progress)
+        states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
         stopped = [name for name, state in states.items() if state == "stopped"]
+        for name in self._without_data(record, stopped):
+            progress(f"{name} stays stopped: its data is gone; `member.replace {name}` puts a new member in its place")
+            stopped.remove(name)
+            states.pop(name)
+        if not states:
+            raise Refused(
+                f"the data of all members of {self.name} is gone, so none can start",
+                remedy="`snapshot.restore FILE` makes the cluster anew from a snapshot; nothing was started.",
+            )
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
         if stopped:
@@ -324,8 +335,8 @@ class Cluster:
                 raise
         else:
             mended = self._mend(progress)
-        self.want_running()
-        others = [name for name in record.spec.names if name not in stopped]
+        self._want(states, "running")
+        others = [name for name in states if name not in stopped]
         self.wait_serving(others, timeout_s=max(deadline - time.monotonic(), 1.0))
         if not self.record.bootstrapped:
             self.save(msgspec.structs.replace(self.record, bootstrapped=True))
@@ -339,6 +350,17 @@ class Cluster:
         back = {*stopped, *frozen, *mended}
         return [name for name in dict.fromkeys((*self.record.spec.names, *mended)) if name in back]
 
+    def _changing(self, progress: Progress) -> str:
+        """Give the member that an unfinished operation is about, which is left to that operation, or ""."""
+        from etcdops.operations import pending
+
+        begun = pending.load(self)
+        # One that exchanges the whole record is about no one member, and starts them all itself.
+        if begun is None or begun.record is not None:
+            return ""
+        progress(f"`{begun}` has not come to its end: {begun.ways}")
+        return begun.target
+
     def want_running(self) -> None:
         """Record that every member should run; the caller holds the cluster's lock."""
         self._want(self.record.spec.names, "running")
@@ -346,10 +368,19 @@ class Cluster:
     def start_members(self, names: Sequence[str]) -> None:
         """Start the named members and record it, for a caller who holds the lock; does not wait for them to serve.
 
-        Raises Refused, before anything is started, when something else listens on a port of theirs.
+        Raises Refused, before anything is started, when something else listens on a port of theirs, or the data of one
+        that has run before is gone.
         """
+        if lost := self._without_data(self.record, names):
+            from etcdops.operations.gate import without_data
+
+            raise without_data(lost)
         self._clear_ports(names)
         self._launch(names)
+
+    def _without_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of these members that must not start, as their data is gone."""
+        return self.runtime.lost_data(record, names) if names and record.bootstrapped else ()
 
     def _launch(self, names: Sequence[str]) -> None:
         for name in names:
@@ -458,6 +489,7 @@ class Cluster:
         asked twice, which shows who does not catch up.
         """
         from etcdops.facts import GAP_S
+        from etcdops.operations import pending
         from etcdops.status import Finding, observe
 
         # Members whose start nobody lived to record are seen too.
@@ -467,6 +499,10 @@ class Cluster:
             Finding.of("amiss", said, remedy="`up-env` and `heal` put it right.")
             for said in self.runtime.amiss(self.record)
         ]
+        begun = pending.load(self)
+        if begun is not None:
+            said = f"`{begun}` has not come to its end"
+            found.append(Finding.of("operation-unfinished", said, remedy=f"{begun.ways}."))
         fault = self.store.unhealed(self.name)
         if fault is not None:
             from etcdops.faults.heal import dead, describe
@@ -480,14 +516,14 @@ class Cluster:
         A leader is only given while a quorum of voters answers: one that was cut off goes on believing in itself.
         """
         status = self.status(timeout_s=timeout_s)
-        answered = sum(bool(member.id) for member in status.members)
+        answered = sum(bool(member.id) and member.role != "learner" for member in status.members)
         if status.verdict in ("healthy", "degraded") and any(finding.code == "auth" for finding in status.warnings):
             raise NoLeader(
                 f"the members of {self.name} do not say who leads: authentication is on, and etcdops has no user",
                 remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
             )
-        if answered < self.record.spec.quorum:
-            raise QuorumLost(healthy=answered, voters=len(status.members))
+        if answered < status.quorum:
+            raise QuorumLost(healthy=answered, voters=sum(member.role != "learner" for member in status.members))
         if status.leader is None:
             raise NoLeader(
                 f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
@@ -530,6 +566,36 @@ class Cluster:
         from etcdops.snapshots.taking_back import rollback
 
         return rollback(self, progress=progress)
+
+    def add_member(self, name: str = "", **options: Any) -> Plan:
+        """Add a member by a learner that is promoted; see `etcdops.operations.reconfigure.add`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.add(self, name, **options)
+
+    def remove_member(self, name: str, **options: Any) -> Plan:
+        """Remove a member for ever, and keep its data; see `etcdops.operations.reconfigure.remove`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.remove(self, name, **options)
+
+    def replace_member(self, name: str, **options: Any) -> Plan:
+        """Put a new member in the place of a lost one; see `etcdops.operations.reconfigure.replace`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.replace(self, name, **options)
+
+    def promote_member(self, name: str, **options: Any) -> Plan:
+        """Make a learner a voter; see `etcdops.operations.reconfigure.promote`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.promote(self, name, **options)
+
+    def undo(self, **options: Any) -> Plan:
+        """Take an unfinished add or replace of a member back; see `etcdops.operations.reconfigure.undo`."""
+        from etcdops.operations import reconfigure
+
+        return reconfigure.undo(self, **options)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).

@@ -17,7 +17,7 @@ from etcdops.units import size_text
 if TYPE_CHECKING:
     from etcdops.hosts import Host
     from etcdops.snapshots.tools import Tool
-    from etcdops.state import ClusterRecord, MemberRecord
+    from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
 __all__ = ["RestoresDirectories", "refuse_changed"]
 
@@ -106,6 +106,10 @@ class RestoresDirectories:
     def look_into(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, DataSeen | str]:
         """Give what the data of the named members says, none of which may run, or why it cannot be read."""
         return {name: _look(record.member(name)) for name in names}
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these directories that hold anything."""
+        return tuple(ref for ref in refs if not self.host.is_empty(ref.place))
 
     def let_go(self, record: ClusterRecord) -> None:
         """Do nothing: a process that is over is tied to nothing."""

@@ -174,8 +174,8 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
     import json
 
     path = os.path.join(find_state_dir(), "clusters", cluster, "cluster.json")
-    words = ("id", "runtime", "engine", "binary", "etcd_version")
-    empty: dict[str, object] = {"endpoints": [], "tls": None, **dict.fromkeys(words, "")}
+    words = ("id", "runtime", "binary", "etcd_version")
+    empty: dict[str, object] = {"endpoints": [], "tls": None, "engine": "", **dict.fromkeys(words, "")}
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
@@ -187,7 +187,9 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
         return {
             "endpoints": [str(member["client_url"]) for member in record["members"]],
             "tls": tls and {key: str(tls[key]) for key in ("ca", "client_cert", "client_key")},
-            **{word: str(record.get(word, "")) for word in words},
+            # Records that were written before members ran in containers have no engine.
+            "engine": str(record.get("engine", "")),
+            **{word: str(record[word]) for word in words},
         }
     except FileNotFoundError:
         if required:
@@ -196,8 +198,10 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
             ) from None
         return empty
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise StateError(f"cannot read {path}: {said}", remedy="See `status` for what is wrong with it.") from error
+        said, remedy = str(error), "See `status` for what is wrong with it."
+        if isinstance(error, KeyError):
+            said, remedy = f"it lacks {error}", "Restore it from a copy; or see `cluster.list` and `cluster.prune`."
+        raise StateError(f"cannot read {path}: {said}", remedy=remedy) from error
 
 
 def listens(url: str) -> bool:

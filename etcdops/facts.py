@@ -49,6 +49,7 @@ class MemberFacts(NamedTuple):
     `state` is what the runtime sees and `wanted` what is recorded. `statuses` has one entry for each look, None where
     it did not answer. `serves` says that a linearizable read through it succeeded, or was refused only because of who
     asked; `serves_locally` the same of a serializable one. `listed` is the member list as it gave it, or None.
+    `data_gone` says of a member that does not run that its data is not where it should be.
     """
 
     name: str
@@ -62,6 +63,7 @@ class MemberFacts(NamedTuple):
     listed: tuple[MemberInfo, ...] | None = None
     alarms: tuple[Alarm, ...] = ()
     errors: tuple[str, ...] = ()
+    data_gone: bool = False
 
     @property
     def status(self) -> Status | None:
@@ -96,6 +98,8 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
     """
     states = runtime.states(record)
     running = [member for member in record.members if states[member.name] in ("running", "isolated")]
+    stopped = [name for name, state in states.items() if state == "stopped"]
+    gone = runtime.lost_data(record, stopped) if stopped and record.bootstrapped else ()
     with ExitStack() as stack:
         connections = {
             member.name: stack.enter_context(wire.Connection(member.client_url, record.spec.tls)) for member in running
@@ -114,7 +118,7 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
     for member in record.members:
         known = MemberFacts(
             member.name, member.client_url, member.peer_url, states[member.name], member.wanted, (None,) * looks
-        )
+        )._replace(data_gone=member.name in gone)
         if member.name in answers:
             known = _heard(known, answers[member.name], again.get(member.name), looks)
         members.append(known)

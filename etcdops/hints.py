@@ -16,14 +16,14 @@ HINTS = (
         "re-configuration failed due to not enough started members",
         (
             "A member that was added and never started counts for the quorum: start it, or take it back with"
-            " `ctl -- member remove ID`; `status` names it."
+            " `member.undo` or `ctl -- member remove ID`; `status` names it."
         ),
     ),
     (
         "unhealthy cluster",
         (
             "etcd changes members only while each voter has been connected for 5 s: try again in a few seconds. If a"
-            " voter is down, bring it back or remove it first; `status --gate` names it."
+            " voter is down, bring it back, or `member.replace NAME` if it is lost; `status --gate` names it."
         ),
     ),
     (
@@ -36,8 +36,8 @@ HINTS = (
     (
         "too many learner members",
         (
-            "One learner at a time: promote the one that waits (`ctl -- member promote ID`) or remove it"
-            " (`ctl -- member remove ID`); `status` names it."
+            "One learner at a time: promote the one that waits (`member.promote NAME`) or take it back"
+            " (`member.undo`); `status` names it."
         ),
     ),
     (

@@ -233,10 +233,23 @@ class LocalHost:
         return self._ended(argv, self._begin(argv, env, stdin, on_line), timeout_s, time.monotonic() + timeout_s)
 
     def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
-        """Run several commands at the same time, and give how each ended; raises as `run` does."""
+        """Run several commands at the same time, and give how each ended; raises as `run` does.
+
+        When it raises, those that have not ended are ended.
+        """
         deadline = time.monotonic() + timeout_s
-        running = [(argv, self._begin(argv, None, b"", None)) for argv in commands]
-        return [self._ended(argv, command, timeout_s, deadline) for argv, command in running]
+        running: list[tuple[Sequence[str], Any]] = []
+        ended: list[Completed] = []
+        try:
+            for argv in commands:
+                running.append((argv, self._begin(argv, None, b"", None)))
+            for argv, command in running:
+                ended.append(self._ended(argv, command, timeout_s, deadline))
+        except BaseException:
+            for _, command in running[len(ended) :]:
+                _end_group(command)
+            raise
+        return ended
 
     def _begin(
         self,

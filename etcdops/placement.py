@@ -11,13 +11,13 @@ import msgspec
 
 from etcdops.errors import Refused, SpecError, StateError
 from etcdops.paths import index_file
-from etcdops.spec import ClusterSpec, Timing, Tls
+from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
 
 if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
     from etcdops.state import ClusterRecord, MemberRecord, Store
 
-__all__ = ["check_same", "place", "remember", "with_tls_files"]
+__all__ = ["check_same", "place", "remember", "with_pem_files", "with_tls_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +27,14 @@ def with_tls_files(spec: ClusterSpec) -> ClusterSpec:
     if spec.tls is None:
         return spec
     tls = Tls(_pem(spec.tls.ca), _pem(spec.tls.client_cert), _pem(spec.tls.client_key))
-    members = tuple(msgspec.structs.replace(m, cert=_pem(m.cert), key=_pem(m.key)) for m in spec.members)
-    return msgspec.structs.replace(spec, tls=tls, members=members)
+    return msgspec.structs.replace(spec, tls=tls, members=tuple(map(with_pem_files, spec.members)))
+
+
+def with_pem_files(member: MemberSpec) -> MemberSpec:
+    """Give a member's specification with absolute paths of its PEM files; SpecError for one that is missing."""
+    if not member.cert and not member.key:
+        return member
+    return msgspec.structs.replace(member, cert=_pem(member.cert), key=_pem(member.key))
 
 
 def _pem(path: str) -> str:
@@ -39,8 +45,13 @@ def _pem(path: str) -> str:
         raise SpecError(f"cannot read the PEM file {path}: {error.strerror or error}") from error
 
 
-def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> tuple[MemberRecord, ...]:
-    """Place the members at ports that no other cluster of this state directory has, be it stopped or not."""
+def place(
+    runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store, *, generation: int = 1
+) -> tuple[MemberRecord, ...]:
+    """Place new members at ports that no cluster of this state directory has, be it stopped or not.
+
+    `generation` is that of their data.
+    """
     taken = set()
     for name in store.names():
         try:
@@ -50,7 +61,7 @@ def place(runner: Runtime, spec: ClusterSpec, cluster_id: str, store: Store) -> 
     pinned = {port for member in spec.members for port in (member.client_port, member.peer_port)}
     directory = str(store.cluster_dir(spec.name))
     for _ in range(20):
-        members = runner.place(spec, cluster_id, directory)
+        members = runner.place(spec, cluster_id, directory, generation=generation)
         if not taken & ({port for member in members for port in _ports(member)} - pinned):
             break
     return members

@@ -54,11 +54,11 @@ def _chosen() -> list[int]:
 
 
 def _candidates(host: Host) -> list[int]:
-    """Give the ports that members may have: outside the range of outgoing connections, while there are enough."""
-    limits = host.read(_EPHEMERAL).split()
-    low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
+    """Give the ports that members may have: those chosen, or else outside the range of outgoing connections."""
     if chosen := _chosen():
         return chosen
+    limits = host.read(_EPHEMERAL).split()
+    low, high = (int(limits[0]), int(limits[1])) if len(limits) == 2 else (49152, 65535)
     for ports in (_PORTS, range(10000, 65536)):
         outside = [port for port in ports if not low <= port <= high]
         if len(outside) >= 1000:

@@ -12,8 +12,11 @@ from etcdops.etcdctl import listens
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
+    from etcdops.wire import Connection
 
 __all__ = ["fail_if_dead", "wait_first_write", "wait_serving"]
+
+_LEARNER = "rpc not supported for learner"
 
 #: How often a wait looks whether what it waits for is still alive.
 _LOOK_S = 0.05
@@ -59,7 +62,7 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
 
 
 def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 30.0) -> None:
-    """Wait until a linearizable read succeeds through each of the named members.
+    """Wait until a linearizable read succeeds through each of the named members; a serializable one, for a learner.
 
     Raises MemberFailed when one of them dies meanwhile, WaitTimeout when one does not serve in time.
     """
@@ -76,7 +79,7 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
                     connection.range(b"health", timeout_s=0.5)
                     break
                 except EtcdError as error:
-                    if refused_by_auth(error):
+                    if refused_by_auth(error) or (_LEARNER in error.text and _serves_locally(connection)):
                         break
                     life.look()
                     if time.monotonic() > deadline:
@@ -86,6 +89,15 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
                         ) from error
                 time.sleep(0.01)
     fail_if_dead(cluster, names)
+
+
+def _serves_locally(connection: Connection) -> bool:
+    """Whether a member answers a serializable read: of all reads the only one that a learner answers."""
+    try:
+        connection.range(b"health", serializable=True, timeout_s=0.5)
+    except EtcdError:
+        return False
+    return True
 
 
 class _Life:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from etcdops import rendering
 from etcdops.docker.engine import LABEL, Engine
-from etcdops.docker.problems import COMPOSE_MISSING, explain
+from etcdops.docker.problems import COMPOSE_MISSING
 from etcdops.errors import CommandMissing, RuntimeUnavailable
 from etcdops.hosts import Completed
 from etcdops.state import ClusterRecord, replace_file
@@ -93,10 +93,7 @@ def create(engine: Engine, content: ComposeFile, services: Sequence[str]) -> Non
     replace_file(path, render(content).encode())
     project = project_of(record.spec.name, record.id)
     arguments = ["-p", project, "-f", str(path), "up", "--no-start", "--no-recreate", "--no-deps", *services]
-    done = _compose(engine, arguments)
-    if done.exit_code != 0:
-        said = done.stderr.decode(errors="replace")
-        raise explain("docker compose up --no-start", engine.described, said)
+    engine.checked(("compose", "up --no-start"), _compose(engine, arguments))
 
 
 def _compose(engine: Engine, arguments: list[str]) -> Completed:

@@ -159,7 +159,7 @@ class Engine:
         """
         with self._translated(_VERSION):
             questions = [_ADDRESS, _VERSION, ("compose", "version", "--short")]
-            context, version, compose = self.host.run_each([self.argv(*each) for each in questions], timeout_s=10.0)
+            context, version, compose = self.host.run_each([self.argv(*each) for each in questions], timeout_s=_LOOK_S)
         if not self.address:
             self._found = self._address_in(self.checked(_ADDRESS, context))
         self._version = self._version_in(self.checked(_VERSION, version))
@@ -190,7 +190,7 @@ class Engine:
     def version(self) -> tuple[str, str]:
         """Give the engine's version and architecture ("amd64"); raises RuntimeUnavailable for one that is too old."""
         if self._version is None:
-            self._version = self._version_in(self.run(*_VERSION, timeout_s=10.0))
+            self._version = self._version_in(self.run(*_VERSION, timeout_s=_LOOK_S))
         return self._version
 
     def _version_in(self, text: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from etcdops.drills.leadership import Leadership, check_one_leader
 from etcdops.drills.scene import Deviation, Scene
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed, Interrupted, Refused
 from etcdops.faults.heal import NO_FAULT, dead, describe, forget_keys, mark, put_right
+from etcdops.operations.pending import refuse_unfinished
 from etcdops.report.journal import Journal
 from etcdops.report.verdict import ClusterInfo, Event, FaultInfo, Verdict, write
 from etcdops.state import replace_file
@@ -101,6 +102,7 @@ def _refuse(drill: Drill, cluster: Cluster, options: dict[str, str]) -> None:
             f" without its leader no quorum would be left, so nothing could be elected",
             remedy=f"`up-env --cluster three --size {drill.min_voters}` makes one with enough.",
         )
+    refuse_unfinished(cluster)
     if reason := drill.needs(cluster.runtime, **options):
         raise Refused(f"{drill.name} cannot run here: {reason}")
 

@@ -19,13 +19,6 @@ _HOW = Choice(
 )
 
 
-def _actions(how: str) -> tuple[str, str]:
-    """Give the actions that take a member away and bring it back."""
-    from etcdops.faults.member import HOWS
-
-    return HOWS[how].fault, HOWS[how].undo
-
-
 def _needs(runtime: Runtime, how: str) -> str | None:
     from etcdops.faults.member import lacks
 
@@ -40,10 +33,12 @@ def failed_leader(scene: Scene, how: str) -> None:
     killed, frozen or isolated: the followers wait for an election timeout, drawn at random from 1.0 to 1.9 s, before
     they campaign. With `stop` the leader hands over before it goes, and writes stop for less than a heartbeat.
     """
+    from etcdops.faults.member import HOWS
+
     with scene.step("find the leader: the member that the highest term names", "etcdctl endpoint status -w table"):
         leader = scene.leader()
         scene.say(f"{leader.name} leads in term {scene.term()}")
-    fault, back = _actions(how)
+    fault, back = HOWS[how].fault, HOWS[how].undo
     with ExitStack() as away:
         with scene.step(f"take {leader.name} away: {how}", scene.by_hand(fault, leader)):
             away.enter_context(scene.taken_away(leader, how))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
+from etcdops.operations import pending
 from etcdops.state import Unhealed
 
 if TYPE_CHECKING:
@@ -78,13 +79,19 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
                 progress(f"letting {member.name} go on")
                 member.resume()
                 done.append(f"{member.name} was frozen and goes on")
-        stopped = [m.name for m in cluster.members if states[m.name] == "stopped" and m.record.wanted == "running"]
+        # The member that an unfinished operation is about is left to that operation.
+        begun = pending.load(cluster)
+        wanted = [
+            m.name for m in cluster.members if m.record.wanted == "running" and not (begun and begun.target == m.name)
+        ]
+        stopped = [name for name in wanted if states[name] == "stopped"]
+        lost = cluster.runtime.lost_data(cluster.record, stopped) if stopped and cluster.record.bootstrapped else ()
+        wanted, stopped = ([name for name in names if name not in lost] for names in (wanted, stopped))
         try:
             if stopped:
                 progress(f"starting {', '.join(stopped)}")
                 cluster.start_members(stopped)
                 done += [f"{name} was down and was started" for name in stopped]
-            wanted = [member.name for member in cluster.members if member.record.wanted == "running"]
             if wanted:
                 done += [f"{name} {what}" for name, what in cluster.runtime.mend(cluster.record).items()]
             # With fewer than a quorum wanted, nobody can serve, and that is as it was asked for.
@@ -95,6 +102,11 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
                 f"cluster {cluster.name} could not be healed: {error}",
                 remedy=f"{error.remedy} Then type `heal` again.".strip(),
             ) from error
+    if lost:
+        raise HealFailed(
+            f"cluster {cluster.name} could not be healed: the data of {' and '.join(lost)} is gone",
+            remedy=" ".join(f"`member.replace {name}` puts a new member in its place." for name in lost),
+        )
     return done
 
 

@@ -32,19 +32,14 @@ class How(NamedTuple):
     fault: str
     undo: str
     by: str
-    means: str
 
 
 #: Ways of taking a member away, by the name that `--how` takes.
 HOWS = {
-    "kill": How("kill", "start", "SIGKILL", "a crash: no warning, connections close, an election must come"),
-    "freeze": How(
-        "pause", "resume", "SIGSTOP", "a hang: connections stay open, nothing answers, an election must come"
-    ),
-    "stop": How("stop", "start", "SIGTERM", "an orderly stop: leadership is handed over first, so this is no failure"),
-    "isolate": How(
-        "isolate", "rejoin", "off the peers' network", "a partition: its clients reach it, its peers do not"
-    ),
+    "kill": How("kill", "start", "SIGKILL"),
+    "freeze": How("pause", "resume", "SIGSTOP"),
+    "stop": How("stop", "start", "SIGTERM"),
+    "isolate": How("isolate", "rejoin", "off the peers' network"),
 }
 
 

@@ -170,7 +170,8 @@ def settle(cluster: Cluster) -> None:
     """Wait until the gate finds nothing that is wrong; raises WaitTimeout when it still does in the end."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        errors = cluster.status().blockers
+        # Our own operation has not come to its end yet.
+        errors = [finding for finding in cluster.status().blockers if finding.code != "operation-unfinished"]
         if not errors:
             return
         if time.monotonic() > deadline:
@@ -207,7 +208,7 @@ def start_steps(cluster: Cluster, target: ClusterRecord, undo: str) -> list[Step
 def refuse_gone(cluster: Cluster, target: ClusterRecord) -> None:
     """Raise Refused if data that members are to use again has been removed."""
     refs = [member.data for member in target.members]
-    there = cluster.runtime.present_data(cluster.record, refs)
+    there = restorer(cluster).present_data(cluster.record, refs)
     gone = [ref.place for ref in refs if ref not in there]
     if gone:
         raise Refused(

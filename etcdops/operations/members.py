@@ -7,14 +7,14 @@ None of them takes the quorum away unless that is asked for by name.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from etcdops import checks, quorum
-from etcdops.errors import Refused, SpecError, WaitTimeout
+from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts, collect
-from etcdops.findings import Finding
+from etcdops.operations import pending
+from etcdops.operations.gate import PATIENCE_S, settled, without_data
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
 
@@ -49,9 +49,6 @@ _TAKES_AWAY = ("stop", "kill", "freeze")
 
 _STATES = {"running": "runs", "paused": "is frozen", "stopped": "is stopped", "isolated": "runs, off a network"}
 
-#: How long a member may take to serve, and the others to agree again.
-_PATIENCE_S = 30.0
-
 
 def plan_action(
     record: ClusterRecord, runtime: Runtime, facts: Facts, action: str, name: str, *, lose_quorum: bool = False
@@ -75,6 +72,8 @@ def plan_action(
             f"cluster {record.spec.name} is marked as production: no fault is applied to it",
             remedy=f"`member.stop {name}` stops a member in an orderly way.",
         )
+    if action == "start" and any(each.name == name and each.data_gone for each in facts.members):
+        raise without_data([name])
     steps: list[Step] = []
     consequence = ""
     if action in _TAKES_AWAY:
@@ -144,6 +143,9 @@ def run(
     WaitTimeout when it does not serve, or the others do not agree again, in time.
     """
     with cluster.locked(f"{action} {name} of {cluster.name}", progress=progress):
+        begun = pending.load(cluster)
+        if begun and begun.target == name and action in ("start", "thaw"):
+            raise Refused(f"{name} is left to `{begun}`, which has not come to its end", remedy=f"{begun.ways}.")
         cluster.save(cluster.runtime.adopt(cluster.record))
         before = collect(cluster.record, cluster.runtime)
         plan = plan_action(cluster.record, cluster.runtime, before, action, name, lose_quorum=lose_quorum)
@@ -155,7 +157,7 @@ def run(
             return f"{plan.already}: nothing was changed"
         if plan.consequence:
             confirm(plan)
-        wait_s = _PATIENCE_S if _serves_then(before, name) else 0.0
+        wait_s = PATIENCE_S if _serves_then(before, name) else 0.0
 
         def thaw(step: Step) -> None:
             member.resume()
@@ -175,27 +177,10 @@ def run(
             },
             progress,
         )
-        lost = bool(plan.consequence) or not (wait_s or action in _TAKES_AWAY)
-        return _said(name, cluster.status() if lost else _settled(cluster, name, checks.findings(before)))
-
-
-def _settled(cluster: Cluster, about: str, before: Sequence[Finding]) -> ClusterStatus:
-    """Wait until one leads and the gate finds no new error, but for the member's own; give the status then."""
-    known = {(finding.code, finding.member) for finding in before}
-    deadline = time.monotonic() + _PATIENCE_S
-    while True:
-        status = cluster.status()
-        new = [f for f in status.blockers if (f.code, f.member) not in known and f.member != about]
-        # With authentication on, nobody may say who leads.
-        if not new and (status.leader or any(finding.code == "auth" for finding in status.warnings)):
-            return status
-        if time.monotonic() > deadline:
-            said = "; ".join(finding.message for finding in new) or "no member leads"
-            raise WaitTimeout(
-                f"{cluster.name} has not settled within {_PATIENCE_S:.0f} s: {said}",
-                remedy=" ".join(finding.remedy for finding in new) or "Look at `status`.",
-            )
-        time.sleep(0.05)
+        # A learner, or a member too many, may go without a quorum to be lost: there is none to settle then, either.
+        held = quorum.quorum_after(quorum.voters(before), quorum.up(before)).holds
+        lost = bool(plan.consequence) or not (held if action in _TAKES_AWAY else wait_s)
+        return _said(name, cluster.status() if lost else settled(cluster, checks.findings(before), about=name))
 
 
 def _said(name: str, status: ClusterStatus) -> str:

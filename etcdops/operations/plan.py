@@ -86,12 +86,14 @@ def carry_out(
     progress: Callable[[str], None],
     *,
     run: str = "",
+    commands: bool = True,
 ) -> Path:
     """Take a plan's steps one after the other, by `acts`, and give the folder that holds plan and journal.
 
     The caller holds the cluster's lock. Ctrl-C lets a step that has begun come to its end, unless it only waits.
-    `run` is the run that an interrupted operation goes on with; its folder has a plan for each time. Raises what a step
-    raises; the journal says then which steps were done.
+    `run` is the run that an interrupted operation goes on with; its folder has a plan for each time. Without `commands`
+    progress is told the steps alone: the plan has been shown. Raises what a step raises; the journal says then which
+    steps were done.
     """
     folder = cluster.store.make_dir(cluster.store.runs / (run or new_run(cluster, plan.operation)))
     earlier = len(list(folder.glob("plan*.json")))
@@ -99,7 +101,8 @@ def carry_out(
     replace_file(folder / name, msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
     with Journal(folder / "journal.jsonl") as journal:
         for number, step in enumerate(plan.steps, start=1):
-            progress(f"{number}/{len(plan.steps)} {step.text}\n      $ {step.by_hand}")
+            by_hand = f"\n      $ {step.by_hand}" if commands else ""
+            progress(f"{number}/{len(plan.steps)} {step.text}{by_hand}")
             try:
                 with nullcontext() if step.waits else deferred():
                     journal.note("step", step.member, f"{number} {step.do}", sync=True)

@@ -7,10 +7,11 @@ where one is missing.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from etcdops.errors import Refused, RuntimeUnavailable
+from etcdops.errors import RuntimeUnavailable
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -23,10 +24,10 @@ __all__ = [
     "DataSeen",
     "Leftover",
     "MemberState",
+    "MembersAlone",
     "Prepared",
     "Restoration",
     "Runtime",
-    "refuse_in_use",
 ]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
@@ -86,17 +87,6 @@ class DataSeen(NamedTuple):
     members: tuple[str, ...] | None = None
 
 
-def refuse_in_use(record: ClusterRecord, refs: Sequence[DataRef]) -> None:
-    """Raise Refused if a member uses any of this data."""
-    used = {member.data.place: member.name for member in record.members}
-    for ref in refs:
-        if ref.place in used:
-            raise Refused(
-                f"{ref.place} is the data that {used[ref.place]} of {record.spec.name} uses: it is not removed",
-                remedy="Only data that no member uses any more can be removed.",
-            )
-
-
 class Runtime(Protocol):
     """Runs members somewhere.
 
@@ -112,7 +102,9 @@ class Runtime(Protocol):
     def prepare(self, spec: ClusterSpec, *, offline: bool, progress: Callable[[str], None]) -> Prepared:
         """Find, or fetch unless `offline`, what a new cluster will run. Raises BinaryError or ImageError without it."""
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose hosts, ports and places for data of new members. Changes nothing yet; may be asked several times."""
 
     def start(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
@@ -145,17 +137,20 @@ class Runtime(Protocol):
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds a port of theirs, with that port."""
 
-    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
-        """Give the place that the next data of a member called `name` goes to. Changes nothing."""
-
-    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
-        """Give those of these places for data that are there."""
-
-    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
-        """Remove data of the cluster that no member uses; what is not there is no error. Refused for data in use."""
-
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
+
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose data is gone or empty now."""
+
+    def next_data(self, record: ClusterRecord, name: str) -> DataRef:
+        """Give a place for the next generation of data of a member called `name`. Nothing is made yet."""
+
+    def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
+        """Remove data that no member uses; what is gone already is no error. There is no way back."""
+
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Remove what a stopped member ran in, if there is such a thing, and keep its data. Safe to call twice."""
 
     def destroy(self, record: ClusterRecord) -> None:
         """End the members at once, and remove their data and all else that was made for them. Safe to call twice."""
@@ -177,6 +172,38 @@ class Runtime(Protocol):
 
     def end_leftover(self, leftover: Leftover) -> None:
         """End or remove it, whatever its state."""
+
+
+class MembersAlone(ABC):
+    """What runtimes share whose clusters are their members and no more: nothing beside those is amiss, or left over."""
+
+    @abstractmethod
+    def state(self, member: MemberRecord) -> MemberState:
+        """Look whether a member runs, now."""
+
+    @abstractmethod
+    def described(self, record: ClusterRecord, member: MemberRecord) -> str:
+        """Name, for a person, what a member runs as and where its data is."""
+
+    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
+        """Look what every member does, now."""
+        return {member.name: self.state(member) for member in record.members}
+
+    def amiss(self, record: ClusterRecord) -> list[str]:
+        """Give nothing: there are members alone."""
+        return []
+
+    def mend(self, record: ClusterRecord) -> dict[str, str]:
+        """Do nothing, as there is nothing to be mended but members."""
+        return {}
+
+    def belongings(self, record: ClusterRecord) -> list[str]:
+        """Name, for a person, everything that `destroy` removes."""
+        kept = [f"{each.member}: data that was {each.why}, {each.data.place}" for each in record.retired]
+        return [*(self.described(record, member) for member in record.members), *kept]
+
+    def forget(self, record: ClusterRecord, name: str) -> None:  # noqa: B027  # nothing is what is to be done
+        """Do nothing: of a member that has ended nothing is left but its data."""
 
 
 @runtime_checkable
@@ -236,6 +263,9 @@ class CanRestore(Protocol):
 
     def look_into(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, DataSeen | str]:
         """Give what the data of the named members says, none of which may run, or why it cannot be read."""
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these places for data that are there."""
 
     def let_go(self, record: ClusterRecord) -> None:
         """Forget what ties stopped members to the data that they have, so that they can be started from other data."""

@@ -24,7 +24,7 @@ from etcdops.docker.restoring import ROLE, RestoresVolumes
 from etcdops.docker.services import TLS_FILES, published_port, services_of
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
+from etcdops.runtimes.base import Leftover, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -66,11 +66,7 @@ class ComposeRuntime(RestoresVolumes):
                 f"--etcd-bin {spec.etcd_bin} means members as processes, and the runtime is compose",
                 remedy="`image.build --etcd-bin PATH` makes an image of it; or use --runtime process.",
             )
-        if _CLIENT in spec.names:
-            raise SpecError(
-                f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
-                remedy="Choose another name.",
-            )
+        _refuse_reserved(spec)
         from etcdops.docker import images
 
         image = images.find(
@@ -80,11 +76,14 @@ class ComposeRuntime(RestoresVolumes):
         progress(f"image {image.reference}")
         return Prepared(image.etcd_version, image=image.reference, image_id=image.id, engine=address)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose the ports at which members are published on loopback, and their volumes. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, or too few are free.
         """
+        _refuse_reserved(spec)
         host = self.engine.host
         pinned = {member.client_port for member in spec.members if member.client_port}
         refuse_taken(host, pinned)
@@ -97,7 +96,7 @@ class ComposeRuntime(RestoresVolumes):
                 host=host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://{member.name}.peer:2380",
-                data=DataRef(f"{project}_{member.name}-g1"),
+                data=DataRef(f"{project}_{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
@@ -280,7 +279,7 @@ class ComposeRuntime(RestoresVolumes):
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with the ids of the containers that there are now, whoever created them."""
         for name, container in self._containers(record).items():
-            if name == _CLIENT or record.member(name).ref == container.id:
+            if name not in record.spec.names or record.member(name).ref == container.id:
                 continue
             member = msgspec.structs.replace(record.member(name), ref=container.id)
             if container.state in ("running", "paused"):
@@ -364,28 +363,34 @@ class ComposeRuntime(RestoresVolumes):
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose volume is gone now."""
+        ran = [record.member(name) for name in names if record.member(name).ref]
+        there = self.engine.named("volume", cluster_id=record.id) if ran else []
+        return tuple(member.name for member in ran if member.data.place not in there)
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
-        """Give the volume that the next data of a member called `name` goes to. Changes nothing."""
+        """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)
         return DataRef(f"{project_of(record.spec.name, record.id)}_{name}-g{generation}", generation)
 
     def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
-        """Remove volumes that no member uses; what is not there is no error. Refused for one in use.
+        """Remove volumes that no member uses; one that is gone already is no error. There is no way back."""
+        there = self.engine.named("volume", cluster_id=record.id)
+        if doomed := [ref.place for ref in refs if ref.place in there]:
+            self.engine.run("volume", "rm", *doomed)
 
-        A stopped container of ours that still refers to such a volume goes with it.
-        """
-        refuse_in_use(record, refs)
-        for ref in self.present_data(record, refs):
-            self.engine.remove_volume(ref.place)
+    def forget(self, record: ClusterRecord, name: str) -> None:
+        """Remove a stopped member's container, and keep its volume. Safe to call twice."""
+        found = self._containers(record)
+        if name in found:
+            self.engine.remove([found[name].id])
 
     def destroy(self, record: ClusterRecord) -> None:
         """Remove the cluster's containers, networks and volumes. Safe to call twice."""
-        self._remove(record.id)
-
-    def _remove(self, cluster_id: str) -> None:
-        self.engine.remove([container.id for container in self.engine.containers(cluster_id=cluster_id)])
+        self.engine.remove([container.id for container in self.engine.containers(cluster_id=record.id)])
         for kind in ("network", "volume"):
-            if names := self.engine.named(kind, cluster_id=cluster_id):
+            if names := self.engine.named(kind, cluster_id=record.id):
                 self.engine.run(kind, "rm", *names)
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
@@ -395,6 +400,7 @@ class ComposeRuntime(RestoresVolumes):
     def belongings(self, record: ClusterRecord) -> list[str]:
         """Name, for a person, everything that `destroy` removes."""
         members = [self.described(record, member) for member in record.members]
+        members += [f"{each.member}: data that was {each.why}, in volume {each.data.place}" for each in record.retired]
         networks = f"{_network(record, 'client')} and {_network(record, 'peer')}"
         return [*members, f"the client container, and the networks {networks}"]
 
@@ -420,6 +426,14 @@ class ComposeRuntime(RestoresVolumes):
     def end_leftover(self, leftover: Leftover) -> None:
         """Remove it, whatever its state."""
         leftovers.remove(self.engine, leftover)
+
+
+def _refuse_reserved(spec: ClusterSpec) -> None:
+    if _CLIENT in spec.names:
+        raise SpecError(
+            f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
+            remedy="Choose another name.",
+        )
 
 
 def _networks_of(container: Container) -> tuple[str, ...]:

@@ -13,8 +13,6 @@ never fails on a lie checks nothing.
 
 from __future__ import annotations
 
-import random
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,7 +20,9 @@ import msgspec
 
 from etcdops.errors import MemberFailed, Refused, RuntimeUnavailable
 from etcdops.fake.lies import Lies
-from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
+from etcdops.hosts import LocalHost
+from etcdops.ports import free_ports, refuse_taken
+from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -35,31 +35,38 @@ __all__ = ["RUNTIME", "FakeRuntime", "Lies"]
 #: A command line ends, and its memory with it.
 ON_COMMAND_LINE = False
 
-#: Below the range from which Linux gives outgoing connections their ports: a stopped member's ports stay its own.
-_PORTS = range(20000, 32000)
 
-
-class FakeRuntime:
+class FakeRuntime(MembersAlone):
     """Runs members in memory. Clusters live as long as this object, or until they are destroyed.
 
     `lies` is what they lie about; its fields may be changed at any time: `runtime.lies.two_leaders = True`.
     `election_s` is how long it takes to replace a lost leader, seconds. `request_timeout_s` is how long a call waits
     for a leader and a quorum before the member answers "etcdserver: request timed out": etcd waits for 5 s + 2 election
-    timeouts, which with elections as fast as these would be long.
+    timeouts, which with elections as fast as these would be long. `health_s` is how long members must have been
+    connected before etcd lets who is a member be changed, seconds; etcd's own is 5.
     """
 
     name: ClassVar[str] = "fake"
 
-    def __init__(self, *, lies: Lies | None = None, election_s: float = 0.2, request_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        lies: Lies | None = None,
+        election_s: float = 0.2,
+        request_timeout_s: float = 1.0,
+        health_s: float = 0.2,
+    ) -> None:
+        self._host = LocalHost()
         self._lies = lies or Lies()
         self._election_s = election_s
         self._request_timeout_s = request_timeout_s
+        self._health_s = health_s
         self._clusters: dict[str, FakeCluster] = {}
         self._records: dict[str, ClusterRecord] = {}
         # Members by where their data is.
         self._members: dict[str, FakeMember] = {}
-        # Ports that are spoken for, by cluster: a cluster's members need not have been started yet.
-        self._placed: dict[str, set[int]] = {}
+        # Ports that are spoken for, by cluster and member: members need not have been started yet.
+        self._placed: dict[tuple[str, str], set[int]] = {}
 
     @property
     def lies(self) -> Lies:
@@ -76,7 +83,9 @@ class FakeRuntime:
         """Give the version that the spec asks for: members in memory need no binaries."""
         return Prepared(spec.etcd_version)
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose free loopback ports for new members.
 
         Raises Refused when a pinned port is in use, or the cluster is to have TLS, which is not offered here.
@@ -85,30 +94,35 @@ class FakeRuntime:
             raise Refused(
                 "members in memory do not speak TLS", remedy="Use the runtime process for a cluster with TLS."
             )
-        spoken_for = set().union(*(ports for other, ports in self._placed.items() if other != cluster_id))
+        placed_again = {(cluster_id, member.name) for member in spec.members}
+        spoken_for = set().union(*(ports for other, ports in self._placed.items() if other not in placed_again))
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
-        for port in sorted(pinned):
-            if port in spoken_for or not _is_free(port):
-                raise Refused(f"port {port} is in use, so no member can listen there")
-        free = (p for p in random.sample(_PORTS, len(_PORTS)) if p not in spoken_for | pinned and _is_free(p))
+        if both := pinned & spoken_for:
+            raise Refused(
+                f"port {min(both)} is in use by another member in memory, so none can listen there",
+                remedy="Give another port, or none.",
+            )
+        refuse_taken(self._host, pinned)
+        fresh = free_ports(self._host, 2 * len(spec.members), spoken_for | pinned)
         members = tuple(
             MemberRecord(
                 name=member.name,
                 host="local",
-                client_url=f"http://127.0.0.1:{member.client_port or next(free)}",
-                peer_url=f"http://127.0.0.1:{member.peer_port or next(free)}",
-                data=DataRef(f"memory:{cluster_id}/{member.name}-g1"),
+                client_url=f"http://127.0.0.1:{member.client_port or fresh.pop()}",
+                peer_url=f"http://127.0.0.1:{member.peer_port or fresh.pop()}",
+                data=DataRef(f"memory:{cluster_id}/{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
         )
-        self._placed[cluster_id] = {_port(url) for m in members for url in (m.client_url, m.peer_url)}
+        for m in members:
+            self._placed[cluster_id, m.name] = {_port(url) for url in (m.client_url, m.peer_url)}
         return members
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their client port, with that port."""
         ports = {name: _port(record.member(name).client_url) for name in names}
-        return {name: port for name, port in ports.items() if not _is_free(port)}
+        return {name: port for name, port in ports.items() if self._host.port_in_use(port)}
 
     # -- members
 
@@ -121,9 +135,12 @@ class FakeRuntime:
         started: list[FakeMember] = []
         try:
             for name in names:
-                member, place = cluster.members[name], record.member(name).data.place
-                self._members[place] = member
-                member.client_url, member.peer_url = record.member(name).client_url, record.member(name).peer_url
+                recorded = record.member(name)
+                if recorded.data.place not in self._members:
+                    self._members[recorded.data.place] = cluster.newcomer(name)
+                member = self._members[recorded.data.place]
+                member.client_url, member.peer_url = recorded.client_url, recorded.peer_url
+                member.initial_cluster = tuple(each.peer_url for each in record.members)
                 member.start()
                 started.append(member)
                 changed = msgspec.structs.replace(record.member(name), ref=_ref(member), wanted="running")
@@ -138,14 +155,16 @@ class FakeRuntime:
         from etcdops.fake.cluster import FakeCluster
 
         if record.id not in self._clusters:
-            self._clusters[record.id] = FakeCluster(
+            cluster = self._clusters[record.id] = FakeCluster(
                 record.id,
-                record.spec.names,
+                {member.name: member.peer_url for member in record.members},
                 lies=self._lies,
                 election_s=self._election_s,
                 request_timeout_s=self._request_timeout_s,
+                health_s=self._health_s,
             )
-            self._records[record.id] = record
+            self._members.update((member.data.place, cluster.members[member.name]) for member in record.members)
+        self._records[record.id] = record
         return self._clusters[record.id]
 
     def _find(self, member: MemberRecord) -> FakeMember | None:
@@ -183,18 +202,6 @@ class FakeRuntime:
         found = self._find(member)
         return found.state if found else "stopped"
 
-    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
-        """Look what every member does, now."""
-        return {member.name: self.state(member) for member in record.members}
-
-    def amiss(self, record: ClusterRecord) -> list[str]:
-        """Give nothing: there are members alone."""
-        return []
-
-    def mend(self, record: ClusterRecord) -> dict[str, str]:
-        """Do nothing, as there is nothing to be mended but members."""
-        return {}
-
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded."""
         for member in record.members:
@@ -211,18 +218,17 @@ class FakeRuntime:
         with found.cluster.changed:
             return bytes(found.logged[offset:])
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give none: what is in memory is not lost on its own."""
+        return ()
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
-        """Give the place that the next data of a member called `name` goes to. Changes nothing."""
+        """Give a place for the next generation of data of a member called `name`."""
         generation = record.next_generation(name)
         return DataRef(f"memory:{record.id}/{name}-g{generation}", generation)
 
-    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
-        """Give those of these places from which a member was ever started."""
-        return tuple(ref for ref in refs if ref.place in self._members)
-
     def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
-        """Forget data that no member uses; what is not there is no error. Refused for data in use."""
-        refuse_in_use(record, refs)
+        """Forget data that no member uses."""
         for ref in refs:
             self._members.pop(ref.place, None)
 
@@ -230,21 +236,16 @@ class FakeRuntime:
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""
         cluster = self._clusters.pop(record.id, None)
         self._records.pop(record.id, None)
-        self._placed.pop(record.id, None)
-        for member in cluster.members.values() if cluster else ():
+        self._placed = {which: ports for which, ports in self._placed.items() if which[0] != record.id}
+        for member in cluster.processes if cluster else ():
             member.kill()
-        for recorded in record.members:
-            self._members.pop(recorded.data.place, None)
+        self._members = {place: member for place, member in self._members.items() if member.cluster is not cluster}
 
     # -- for people
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
         return f"{member.name}: {self.state(member)}, in memory, data {member.data.place}"
-
-    def belongings(self, record: ClusterRecord) -> list[str]:
-        """Name, for a person, everything that `destroy` removes."""
-        return [self.described(record, member) for member in record.members]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the call that does it: there is no command for what is in this process's memory."""
@@ -254,9 +255,8 @@ class FakeRuntime:
         """Give every member of any cluster that runs in memory by this object."""
         for cluster_id, cluster in self._clusters.items():
             record = self._records[cluster_id]
-            for member in cluster.members.values():
-                if member.state != "stopped":
-                    place = record.member(member.name).data.place
+            for place, member in self._members.items():
+                if member.cluster is cluster and member.state != "stopped":
                     described = f"the running member {member.name}, in memory"
                     yield Leftover(record.spec.name, cluster_id, member.name, record.state_dir, place, described)
 
@@ -273,17 +273,6 @@ def _ref(member: FakeMember) -> str:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # As servers do: connections that are still being wound up do not hold a port.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 RUNTIME = FakeRuntime

@@ -20,7 +20,7 @@ from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, Run
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
 from etcdops.ports import free_ports, refuse_taken
-from etcdops.runtimes.base import Leftover, MemberState, Prepared, refuse_in_use
+from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -32,7 +32,7 @@ _ROOM_PER_MEMBER = 160 * 2**20
 _MARK = "ETCDOPS_CLUSTER_ID"
 
 
-class ProcessRuntime(RestoresDirectories):
+class ProcessRuntime(MembersAlone, RestoresDirectories):
     """Runs members as processes of a host."""
 
     name: ClassVar[str] = "process"
@@ -61,7 +61,9 @@ class ProcessRuntime(RestoresDirectories):
         found = binaries.find(etcd_bin=spec.etcd_bin, version=spec.etcd_version, offline=offline, progress=progress)
         return Prepared(str(found.version), binary=os.path.dirname(found.etcd))
 
-    def place(self, spec: ClusterSpec, cluster_id: str, directory: str) -> tuple[MemberRecord, ...]:
+    def place(
+        self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
+    ) -> tuple[MemberRecord, ...]:
         """Choose ports and places for data of new members. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, the disk has no room for the members' logs, or something already
@@ -84,7 +86,7 @@ class ProcessRuntime(RestoresDirectories):
                 host=self.host.name,
                 client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
                 peer_url=f"{scheme}://127.0.0.1:{member.peer_port or fresh.pop()}",
-                data=DataRef(os.path.join(directory, "members", f"{member.name}-g1")),
+                data=DataRef(os.path.join(directory, "members", f"{member.name}-g{generation}"), generation),
                 log=os.path.join(directory, "members", f"{member.name}.log"),
             )
             for member in spec.members
@@ -218,18 +220,6 @@ class ProcessRuntime(RestoresDirectories):
             return "stopped"
         return "paused" if seen == "paused" else "running"
 
-    def states(self, record: ClusterRecord) -> dict[str, MemberState]:
-        """Look what every member does, now."""
-        return {member.name: self.state(member) for member in record.members}
-
-    def amiss(self, record: ClusterRecord) -> list[str]:
-        """Give nothing: beside its members' processes a cluster has nothing that could be amiss."""
-        return []
-
-    def mend(self, record: ClusterRecord) -> dict[str, str]:
-        """Do nothing, as there is nothing to be mended but members."""
-        return {}
-
     def adopt(self, record: ClusterRecord) -> ClusterRecord:
         """Give the record with references to members that run without their reference having been recorded.
 
@@ -249,19 +239,19 @@ class ProcessRuntime(RestoresDirectories):
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose directory is gone or empty now."""
+        members = [record.member(name) for name in names]
+        return tuple(member.name for member in members if member.ref and self.host.is_empty(member.data.place))
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
-        """Give the directory that the next data of a member called `name` goes to. Changes nothing."""
+        """Give a directory for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)
-        directory = os.path.join(record.state_dir, "clusters", record.spec.name, "members")
+        directory = os.path.dirname(record.members[0].data.place)
         return DataRef(os.path.join(directory, f"{name}-g{generation}"), generation)
 
-    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
-        """Give those of these directories that hold anything."""
-        return tuple(ref for ref in refs if not self.host.is_empty(ref.place))
-
     def remove_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> None:
-        """Remove directories that no member uses; what is not there is no error. Refused for one in use."""
-        refuse_in_use(record, refs)
+        """Remove directories that no member uses; one that is gone already is no error. There is no way back."""
         for ref in refs:
             self.host.remove(ref.place)
 
@@ -269,17 +259,13 @@ class ProcessRuntime(RestoresDirectories):
         """Kill the members and remove their data. Safe to call twice."""
         for member in record.members:
             self.kill(member)
-        for member in record.members:
-            self.host.remove(member.data.place)
+        self.remove_data(record, [member.data for member in record.members])
+        self.remove_data(record, [each.data for each in record.retired])
 
     def described(self, record: ClusterRecord, member: MemberRecord) -> str:
         """Name, for a person, what a member runs as and where its data is."""
         running = f"process {_pid(member)}" if self.state(member) != "stopped" else "stopped"
         return f"{member.name}: {running}, data {member.data.place}"
-
-    def belongings(self, record: ClusterRecord) -> list[str]:
-        """Name, for a person, everything that `destroy` removes."""
-        return [self.described(record, member) for member in record.members]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""

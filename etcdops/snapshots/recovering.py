@@ -193,7 +193,7 @@ def recover(
             raise
         known = {**pending.arguments, "ran": ",".join(ran)}
         pending = begin_restore(cluster, msgspec.structs.replace(pending, arguments=known), None)
-        return finish(cluster, pending, plan, progress)
+        return finish(cluster, pending, plan, progress, shown=True)
 
 
 def _plan(

@@ -96,7 +96,7 @@ def restore_snapshot(
             return go_on(cluster, target, progress)
         plan, pending, lost = _look(cluster, target, bump, allow_known_bad, progress)
         confirm(plan)
-        return finish(cluster, begin_restore(cluster, pending, lost), plan, progress)
+        return finish(cluster, begin_restore(cluster, pending, lost), plan, progress, shown=True)
 
 
 def go_on(cluster: Cluster, target: str, progress: Progress, *, operation: str = OPERATION) -> Restored:
@@ -347,8 +347,11 @@ def _refuse_other(cluster: Cluster, pending: Pending, progress: Progress) -> Non
         )
 
 
-def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress) -> Restored:
-    """Take the steps that are left of a restore that was begun; take it back when one of them fails."""
+def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress, *, shown: bool = False) -> Restored:
+    """Take the steps that are left of a restore that was begun; take it back when one of them fails.
+
+    `shown` says that the plan has been shown already, with its commands.
+    """
     checks: list[Check] = []
     known = pending.arguments
 
@@ -364,7 +367,7 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress) -
     }
     with going_on(cluster, pending, progress):
         try:
-            carry_out(cluster, plan, acts, progress, run=pending.run)
+            carry_out(cluster, plan, acts, progress, run=pending.run, commands=not shown)
         except EtcdopsError as error:
             progress(f"{error}")
             take_back(cluster, pending, progress)

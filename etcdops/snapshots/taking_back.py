@@ -167,10 +167,11 @@ def rollback(cluster: Cluster, *, confirm: Confirm = lambda plan: None, progress
                 return f"{pending} is taken back: there is no cluster {cluster.name} any more"
             return f"{pending} is taken back: {cluster.name} has the data that it had before"
         assert before
+        shown = pending is None
         if pending is None:
             confirm(plan)
             pending = _begin(cluster, before)
-        _go_back(cluster, pending, before, plan, progress)
+        _go_back(cluster, pending, before, plan, progress, shown=shown)
         return f"{cluster.name} has again the data that it had before {before.operation} of {before.since}"
 
 
@@ -187,11 +188,13 @@ def _begin(cluster: Cluster, before: Before) -> Pending:
     )
 
 
-def _go_back(cluster: Cluster, pending: Pending, before: Before, plan: Plan, progress: Progress) -> None:
+def _go_back(
+    cluster: Cluster, pending: Pending, before: Before, plan: Plan, progress: Progress, *, shown: bool
+) -> None:
     def start(step: Step) -> None:
         if before.operation == RECOVER:
             refs = {member.data: member.name for member in cluster.record.members}
-            there = cluster.runtime.present_data(cluster.record, list(refs))
+            there = restorer(cluster).present_data(cluster.record, list(refs))
             start_survivors(cluster, [refs[ref] for ref in there])
             return
         start_all(cluster, 0, progress)
@@ -203,4 +206,4 @@ def _go_back(cluster: Cluster, pending: Pending, before: Before, plan: Plan, pro
         "start": start,
     }
     with going_on(cluster, pending, progress):
-        carry_out(cluster, plan, acts, progress, run=pending.run)
+        carry_out(cluster, plan, acts, progress, run=pending.run, commands=not shown)

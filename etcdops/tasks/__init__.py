@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, drills, environment, etcd, images, members, restoring, snapshots
+from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, restoring, snapshots
 
 __all__ = ["namespace"]
 
@@ -28,8 +28,11 @@ def _collection() -> Collection:
     image.add_task(images.build, name="build")
     image.add_task(images.list_images, name="list")
     member = Collection("member")
-    for task in members.ALL:
+    for task in (*membership.ALL, *members.ALL):
         member.add_task(task)
+    kept = Collection("data")
+    kept.add_task(data.list_data, name="list")
+    kept.add_task(data.remove, name="remove")
     snapshot = Collection("snapshot")
     snapshot.add_task(snapshots.save, name="save")
     snapshot.add_task(snapshots.verify, name="verify")
@@ -37,7 +40,7 @@ def _collection() -> Collection:
     snapshot.add_task(snapshots.prune, name="prune")
     snapshot.add_task(restoring.restore, name="restore")
     snapshot.add_task(restoring.rollback, name="rollback")
-    for each in (drill, cluster, member, binaries, image, snapshot):
+    for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
     keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")

@@ -7,7 +7,7 @@ import sys
 from invoke.context import Context
 from invoke.tasks import task
 
-from etcdops.tasks.common import HELP, command, confirm, emit, output_of, say
+from etcdops.tasks.common import HELP, command, confirm, emit_json, emit_table, output_of, say
 
 __all__ = ["list_clusters", "prune"]
 
@@ -22,20 +22,17 @@ def list_clusters(c: Context, output: str | None = None) -> None:
     out = output_of(c, output)
     found = find_clusters(Store.find())
     if out == "json":
-        import msgspec
-
-        emit(msgspec.json.format(msgspec.json.encode({"schema": 1, "clusters": found}), indent=2).decode())
+        emit_json({"schema": 1, "clusters": found})
         return
     if not found:
         say("there is no cluster on this machine; `up-env` makes one")
         return
     rows = [("NAME", "ID", "STATE", "RUNTIME", "MEMBERS", "STATE DIRECTORY")]
     rows += [(f.name, f.id or "-", f.state, f.runtime or "-", ",".join(f.members) or "-", f.state_dir) for f in found]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for each in found:
         if each.problem:
             sys.stderr.write(f"warning {each.state}: {each.name} in {each.state_dir}: {each.problem}\n")
-    emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
+    emit_table(rows)
 
 
 @task(

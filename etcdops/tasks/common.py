@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,7 +25,11 @@ __all__ = [
     "command",
     "confirm",
     "emit",
+    "emit_json",
+    "emit_table",
     "flag",
+    "is_offline",
+    "json_text",
     "output_of",
     "say",
     "seconds",
@@ -129,6 +133,11 @@ def whole_number(text: str, name: str) -> int:
         raise SpecError(f"--{name} {text!r} is not a whole number", remedy="Give digits alone, such as 5.") from None
 
 
+def is_offline(context: Context, given: bool) -> bool:
+    """Whether nothing may be fetched: --offline is given, or the configuration says so."""
+    return given or flag(context, "offline", None).lower() in ("1", "true", "yes")
+
+
 def output_of(context: Context, given: str | None) -> str:
     """Give "table" or "json"; raise SpecError for anything else."""
     chosen = flag(context, "output", given) or "table"
@@ -172,6 +181,24 @@ def emit(text: str) -> None:
     """Write data to stdout."""
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
     sys.stdout.flush()
+
+
+def json_text(document: object) -> str:
+    """Give a document as the JSON that a person can read as well."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+
+
+def emit_json(document: object) -> None:
+    """Write a document to stdout, as JSON."""
+    emit(json_text(document))
+
+
+def emit_table(rows: Sequence[Sequence[str]]) -> None:
+    """Write rows to stdout, each column as wide as its widest cell; the first row has the headings."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
 
 
 def colour(stream: Any = None) -> bool:

@@ -13,7 +13,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from etcdops.drills import Drill, all_drills
-from etcdops.tasks.common import HELP, attach, command, emit, flag, output_of, say, whole_number
+from etcdops.tasks.common import HELP, attach, command, emit, emit_json, flag, output_of, say, whole_number
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -40,10 +40,8 @@ def list_drills(c: Context, output: str | None = None) -> None:
     out = output_of(c, output)
     drills = all_drills()
     if out == "json":
-        import msgspec
-
         rows = [{"name": d.name, "about": d.about, "min_voters": d.min_voters} for d in drills]
-        emit(msgspec.json.format(msgspec.json.encode({"schema": 1, "drills": rows}), indent=2).decode())
+        emit_json({"schema": 1, "drills": rows})
         return
     for drill in drills:
         emit(f"{drill.name}\n    {drill.about}\n    needs {drill.min_voters} voters")
@@ -145,8 +143,6 @@ class _Flags(NamedTuple):
 
 
 def _run(c: Context, drill: Drill, flags: _Flags, options: dict[str, str | None]) -> None:
-    import msgspec
-
     from etcdops.errors import SpecError
     from etcdops.report.terminal import distribution, verdict_text
     from etcdops.report.verdict import worst
@@ -179,7 +175,7 @@ def _run(c: Context, drill: Drill, flags: _Flags, options: dict[str, str | None]
         document: object = verdicts[0]
         if times > 1:
             document = {"schema": 1, "runs": verdicts, "distribution": spread}
-        emit(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+        emit_json(document)
     elif times > 1 and spread:
         emit(
             f"{len(verdicts)} runs: writes stopped for {spread.min_ms:,.0f} ms (min), {spread.median_ms:,.0f} (median),"

@@ -19,6 +19,8 @@ from etcdops.tasks.common import (
     confirm,
     emit,
     flag,
+    is_offline,
+    json_text,
     output_of,
     say,
     seconds,
@@ -94,7 +96,7 @@ def up_env(
         say(f"{name} was up already: nothing was changed")
     _warn_about(up)
     _show_engine(up)
-    emit(_up_json(up) if out == "json" else _up_text(up))
+    emit(json_text(up.status()) if out == "json" else _up_text(up))
 
 
 def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> None:
@@ -182,7 +184,7 @@ def wish_for(
         etcd_bin=wish["etcd_bin"],
         image=wish["image"],
     )
-    offline = offline or flag(c, "offline", None).lower() in ("1", "true", "yes")
+    offline = is_offline(c, offline)
     kind = wish["runtime"]
     if not exists:
         kind, reason = runtimes.choose(kind, spec, offline=offline, progress=progress)
@@ -234,18 +236,6 @@ def _up_text(cluster: Cluster) -> str:
     body = '{"key": "aGVsbG8=", "value": "d29ybGQ="}'
     lines.append(f"curl -s {certificates}-X POST {first}/v3/kv/put -d '{body}'")
     return "\n".join(lines)
-
-
-def _up_json(cluster: Cluster) -> str:
-    import msgspec
-
-    return _json(msgspec.json.encode(cluster.status()))
-
-
-def _json(document: bytes) -> str:
-    import msgspec
-
-    return msgspec.json.format(document, indent=2).decode()
 
 
 @task(
@@ -351,9 +341,7 @@ def _watch(cluster: Cluster, out: str, every_s: float) -> None:
 
 def _status(now: ClusterStatus, out: str) -> str:
     if out == "json":
-        import msgspec
-
-        return _json(msgspec.json.encode(now))
+        return json_text(now)
     from shutil import get_terminal_size
 
     from etcdops.report.terminal import status_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from invoke.context import Context
 from invoke.tasks import task
 
-from etcdops.tasks.common import HELP, command, emit, flag, output_of, say
+from etcdops.tasks.common import HELP, command, emit, emit_json, emit_table, flag, is_offline, output_of, say
 
 __all__ = ["build", "list_images"]
 
@@ -43,11 +43,11 @@ def build(
         version=flag(c, "etcd_version", etcd_version),
         etcd_bin=flag(c, "etcd_bin", etcd_bin),
         tag=flag(c, "tag", tag),
-        offline=offline or flag(c, "offline", None).lower() in ("1", "true", "yes"),
+        offline=is_offline(c, offline),
         progress=say,
     )
     if out == "json":
-        _emit_json({"schema": 1, "image": made})
+        emit_json({"schema": 1, "image": made})
     else:
         emit(made.reference)
 
@@ -64,7 +64,7 @@ def list_images(c: Context, output: str | None = None) -> None:
     engine = Engine()
     found = images.list_images(engine)
     if out == "json":
-        _emit_json({"schema": 1, "images": found})
+        emit_json({"schema": 1, "images": found})
         return
     if not found:
         say(f"the Docker engine ({engine.described}) has no image of etcd; `image.build` makes one")
@@ -83,11 +83,4 @@ def list_images(c: Context, output: str | None = None) -> None:
                 "image.build" if each.built else "etcd",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    emit("\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows))
-
-
-def _emit_json(document: dict[str, object]) -> None:
-    import msgspec
-
-    emit(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    emit_table(rows)

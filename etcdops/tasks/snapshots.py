@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.exceptions import Exit
-from invoke.parser.argument import Argument
-from invoke.tasks import Task, task
+from invoke.tasks import task
 
 from etcdops.errors import SpecError
-from etcdops.tasks.common import HELP, attach, command, confirm, emit, flag, output_of, say, whole_number
+from etcdops.tasks.common import (
+    HELP,
+    attach,
+    command,
+    confirm,
+    emit,
+    emit_json,
+    emit_table,
+    flag,
+    json_text,
+    output_of,
+    say,
+    whole_number,
+)
+from etcdops.tasks.optional import may_take
 
 if TYPE_CHECKING:
     from etcdops.snapshots.manifest import Snapshot
@@ -25,42 +38,8 @@ _MARKS = {"passed": "ok", "failed": "FAILED", "skipped": "-"}
 _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-class _MayNameFile(Task[Any]):
-    """A task whose `file` may stand as a word of its own, or not be there at all.
-
-    Invoke knows positional arguments that have to be there, and none that may; which of the two it is here is seen in
-    the command line. A word that is a task's name is that task: `snapshot.save ./status` writes a file of that name.
-    """
-
-    def get_arguments(self, *args: Any, **kwargs: Any) -> list[Argument]:
-        """Give what the parser takes."""
-        arguments: list[Argument] = super().get_arguments(*args, **kwargs)
-        takes_value = {name for each in arguments if each.takes_value for name in each.names}
-        if _names_file(sys.argv, takes_value):
-            for each in arguments:
-                each.positional = each.name == "file"
-        return arguments
-
-
-def _names_file(argv: Sequence[str], takes_value: set[str]) -> bool:
-    """Whether, in a command line, a word follows `snapshot.save` that is no flag, no flag's value and no task."""
-    start = next((i for i, word in enumerate(argv) if word.rpartition("snapshot.save")[1:] == ("snapshot.save", "")), 0)
-    if not start:
-        return False
-    words = iter(argv[start + 1 :])
-    for word in words:
-        if word.startswith("-") and len(word) > 1:
-            if word.lstrip("-") in takes_value:
-                next(words, None)
-            continue
-        from etcdops.tasks import namespace
-
-        return word not in namespace.task_names
-    return False
-
-
 @task(
-    klass=_MayNameFile,
+    klass=may_take("snapshot.save", "file"),
     help={
         "cluster": HELP["cluster"],
         "file": "where to (default: TIME-rREVISION.db in the state directory); a directory gets a file of such a name",
@@ -93,7 +72,7 @@ def save(
     saved = save_snapshot(
         attach(c, cluster), path, member=flag(c, "member", member), stall_s=float(stall_s), progress=say
     )
-    emit(_json({"schema": 1, "snapshot": saved}) if out == "json" else saved.path)
+    emit(json_text({"schema": 1, "snapshot": saved}) if out == "json" else saved.path)
 
 
 @task(
@@ -118,7 +97,7 @@ def verify(c: Context, file: str, output: str | None = None, deep: bool = False)
         raise SpecError("no file is given", remedy="See `snapshot.list` for the snapshots that there are.")
     path = find_snapshot(file)
     report = verify_snapshot(path, deep=deep, beside=_binaries_of(path), progress=say)
-    emit(_json(report) if out == "json" else _report_text(report))
+    emit(json_text(report) if out == "json" else _report_text(report))
     if report.exit_code:
         raise Exit(
             f"error: {report.path} is not sound\n"
@@ -163,7 +142,7 @@ def list_all(c: Context, cluster: str | None = None, dir: str | None = None, out
     out = output_of(c, output)
     found = list_snapshots(cluster=flag(c, "cluster", cluster), directory=flag(c, "dir", dir))
     if out == "json":
-        emit(_json({"schema": 1, "snapshots": found}))
+        emit_json({"schema": 1, "snapshots": found})
         return
     if not found:
         say("there is no snapshot here; `snapshot.save` makes one")
@@ -171,13 +150,13 @@ def list_all(c: Context, cluster: str | None = None, dir: str | None = None, out
     for each in found:
         if each.problem:
             sys.stderr.write(f"warning {each.state}: {each.path}: {each.problem}\n")
-    emit(_table(found))
+    emit_table(_rows(found))
 
 
-def _table(found: Sequence[Snapshot]) -> str:
+def _rows(found: Sequence[Snapshot]) -> list[tuple[str, ...]]:
     from etcdops.units import size_text
 
-    rows = [("CLUSTER", "AGE", "SIZE", "REVISION", "ETCD", "STATE", "VERIFIED", "FILE")]
+    rows: list[tuple[str, ...]] = [("CLUSTER", "AGE", "SIZE", "REVISION", "ETCD", "STATE", "VERIFIED", "FILE")]
     for each in found:
         manifest = each.manifest
         rows.append(
@@ -192,8 +171,7 @@ def _table(found: Sequence[Snapshot]) -> str:
                 each.path,
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return rows
 
 
 def _age(seconds: float) -> str:
@@ -248,7 +226,7 @@ def prune(
         gone = prune_snapshots(plan, progress=say)
         say(f"removed {len(gone)}")
     if out == "json":
-        emit(_json({"schema": 1, "would_remove": [each.path for each in plan.remove], "removed": gone}))
+        emit_json({"schema": 1, "would_remove": [each.path for each in plan.remove], "removed": gone})
     elif gone:
         emit("\n".join(gone))
 
@@ -271,9 +249,3 @@ def _span_s(text: str) -> float:
     if not (number.isascii() and number.isdigit() and len(number) <= 6 and unit in _SPANS):
         raise SpecError(f"--older-than {text!r} is no span of time", remedy="Give 12h, 30d or 8w.")
     return float(int(number) * _SPANS[unit])
-
-
-def _json(document: object) -> str:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(document), indent=2).decode()

@@ -48,9 +48,9 @@ _TYPED_AND_NOT_RUN = {
     **dict.fromkeys(
         (
             "etcdutl snapshot status FILE -w table",
-            "etcdutl snapshot restore FILE --name NAME --data-dir NEW --initial-cluster ironman=URL,thor=URL,deadpool=URL \\",
-            "    --initial-cluster-token NEW-TOKEN --initial-advertise-peer-urls URL --bump-revision 1000000000"
-            " --mark-compacted",
+            "etcdutl snapshot restore FILE --name NAME --data-dir NEW \\",
+            "    --initial-cluster ironman=URL,thor=URL,deadpool=URL --initial-advertise-peer-urls URL \\",
+            "    --initial-cluster-token NEW-TOKEN --bump-revision 1000000000 --mark-compacted",
             "etcdctl --endpoints URL snapshot save FILE",
             "cp DATA/member/snap/db FILE",
         ),

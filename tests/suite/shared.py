@@ -1,8 +1,11 @@
-"""Clusters that the tests of a module share, one for each runtime; and certificates for those that want them."""
+"""Clusters that the tests of a module share, one for each runtime; certificates for those that want them; and the
+releases of etcd that the tests are given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import trustme
 
 from etcdops import runtimes
 from etcdops.cluster import Cluster
+from etcdops.executables import ask
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
 from etcdops.state import Store
@@ -18,6 +22,22 @@ from tests.conftest import need_runtime
 
 #: Every runtime, members in memory among them.
 RUNTIMES = ["fake", *runtimes.names()]
+
+
+def etcds_in(directories: Sequence[str]) -> dict[str, str]:
+    """Give those of the directories that hold an etcd, by its version; the first where several hold the same."""
+    found: dict[str, str] = {}
+    for directory in directories:
+        version = ask(f"{directory}/etcd", remember=False).version
+        if version:
+            found.setdefault(str(version), directory)
+    return found
+
+
+#: The directories of ETCDOPS_TEST_ETCDS, and by version those that hold an etcd. Read now: tests see nothing of this
+#: machine's settings.
+GIVEN = [path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path]
+NAMED = etcds_in(GIVEN)
 
 
 @contextmanager

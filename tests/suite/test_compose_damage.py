@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -13,25 +13,10 @@ from etcdops import wire
 from etcdops.cluster import Cluster
 from etcdops.errors import EtcdError
 from tests.conftest import CommandLine
-from tests.suite.containers import amiss, bring_back, client_of, in_client, inspect, network, ref, seen, shared_lab
+from tests.suite.containers import amiss, bring_back, client_of, in_client, inspect, network, ref, seen
 from tests.suite.members import docker, life, lives
 
 Wait = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A command line with a cluster of three in containers."""
-    with shared_lab(request.config, tmp_path_factory) as line:
-        yield line
-
-
-@pytest.fixture
-def lab(line: CommandLine) -> Cluster:
-    """That cluster, up and with nothing amiss, whatever has been done to it before."""
-    cluster = line.cluster()
-    cluster.up()
-    return cluster
 
 
 @pytest.mark.parametrize("by", ["up", "heal"])

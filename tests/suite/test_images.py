@@ -27,8 +27,8 @@ from etcdops.docker.engine import Engine
 from etcdops.docker.images import OFFICIAL, build, find, list_images
 from etcdops.docker.local_images import inspect
 from etcdops.errors import BinaryError, EtcdopsError, ImageError, Refused
-from etcdops.executables import version_of
 from tests.conftest import ROOT, CommandLine
+from tests.suite.shared import NAMED
 from tests.unit.test_binaries import says
 
 Wait = Callable[..., None]
@@ -89,18 +89,12 @@ def made(engine: Engine) -> Iterator[Made]:
     place.remove()
 
 
-#: Directories with an etcd in each, by its version. Read now: tests see nothing of this machine's settings.
-_GIVEN = {
-    str(version_of(f"{path}/etcd")): path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path
-}
-
-
 @pytest.fixture(scope="module", params=VERSIONS)
 def built(request: pytest.FixtureRequest, engine: Engine) -> Iterator[images.Image]:
     """An image of each version that is at hand."""
     place = Made(engine, f"imagetest-{secrets.token_hex(5)}")
     try:
-        directory = _GIVEN.get(request.param, "")
+        directory = NAMED.get(request.param, "")
         image = build(engine, etcd_bin=directory, version=request.param, tag=place.name(request.param), offline=True)
     except BinaryError as error:
         pytest.skip(str(error))

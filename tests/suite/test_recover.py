@@ -13,6 +13,7 @@ from etcdops import runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import Refused, SpecError
 from etcdops.operations.equality import hashes_agree
+from etcdops.operations.exchange import restorer
 from etcdops.operations.pending import load
 from etcdops.operations.plan import Plan
 from etcdops.snapshots.recovering import prepare_recover, recover
@@ -68,7 +69,7 @@ def test_from_the_one_that_still_answers(lab: Cluster) -> None:
     assert hashes_agree(lab, lab.record.spec.names, timeout_s=10.0).equal
     assert lab.status().verdict == "healthy"
     assert place in [each.data for each in lab.record.retired]
-    assert lab.runtime.present_data(lab.record, [place]) == (place,)
+    assert restorer(lab).present_data(lab.record, [place]) == (place,)
 
 
 # -- what no runtime changes: by processes alone

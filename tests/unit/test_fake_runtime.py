@@ -162,7 +162,7 @@ def test_ports_that_are_taken_are_refused(runtime: FakeRuntime, tmp_path: Path) 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(Refused, match=f"port {port} is in use"):
+        with pytest.raises(Refused, match=f"port {port} on local is in use"):
             Cluster.create(
                 ClusterSpec("x", (MemberSpec("thor", client_port=port),)), runtime=runtime, store=Store(tmp_path)
             )
@@ -178,6 +178,20 @@ def test_ports_that_are_taken_are_refused(runtime: FakeRuntime, tmp_path: Path) 
             runtime.start(cluster.record, cluster.record.spec.names)
         assert cluster.status().verdict == "down"
         assert list(runtime.leftovers()) == []
+
+
+def test_ports_are_those_that_are_chosen_for_members(
+    runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ETCDOPS_PORTS names the ports of members in memory as well; where it leaves too few, the cluster is refused."""
+    monkeypatch.setenv("ETCDOPS_PORTS", "23000-23099")
+    record = Cluster.create("x", runtime=runtime, store=Store(tmp_path)).record
+    ports = {int(url.rpartition(":")[2]) for m in record.members for url in (m.client_url, m.peer_url)}
+    assert len(ports) == 6
+    assert ports <= set(range(23000, 23100))
+    monkeypatch.setenv("ETCDOPS_PORTS", "23000-23004")
+    with pytest.raises(Refused, match="fewer than 6 ports"):
+        Cluster.create("y", runtime=runtime, store=Store(tmp_path))
 
 
 def test_a_cluster_may_be_placed_again(runtime: FakeRuntime) -> None:

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-from etcdops.errors import EtcdopsError, StateError
-from etcdops.hosts import LocalHost, boot_id, identify
+from etcdops.errors import EtcdopsError, Interrupted, StateError
+from etcdops.hosts import Completed, LocalHost, boot_id, identify
 
 Wait = Callable[..., None]
 SLEEP = ["sleep", "120"]
@@ -96,6 +99,44 @@ def test_a_command_that_is_not_there(host: LocalHost) -> None:
     """A command that cannot be found is named."""
     with pytest.raises(EtcdopsError, match="there is no command 'no-such-command' on local"):
         host.run(["no-such-command"], timeout_s=5)
+
+
+@pytest.mark.parametrize("how", ["late", "missing", "interrupted"])
+def test_commands_side_by_side_end_together(
+    host: LocalHost, monkeypatch: pytest.MonkeyPatch, wait_until: Wait, how: str
+) -> None:
+    """When one takes too long, cannot be found, or somebody presses Ctrl-C, none of the others goes on."""
+    # Told apart from all other commands by how long they sleep.
+    length = f"120.{os.getpid()}"
+    commands = [["true"], ["sleep", length], ["sleep", length]]
+    expected: type[BaseException] = EtcdopsError
+    if how == "missing":
+        commands.append(["no-such-command"])
+    if how == "interrupted":
+        expected, ended = Interrupted, host._ended
+
+        def interrupted(argv: Sequence[str], *others: Any) -> Completed:
+            if argv == ["true"]:
+                return ended(argv, *others)
+            raise Interrupted(signal.SIGINT)
+
+        monkeypatch.setattr(host, "_ended", interrupted)
+    try:
+        with pytest.raises(expected):
+            host.run_each(commands, timeout_s=0.5 if how == "late" else 30)
+        wait_until(lambda: not _asleep(length), timeout_s=10, what="the end of all")
+    finally:
+        for pid in _asleep(length):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _asleep(length: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cmdline()[1:] == [length]:
+                found.append(process.pid)
+    return found
 
 
 # -- starting processes

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from etcdops import etcdctl
 from etcdops.cluster import Cluster
 from etcdops.errors import ClusterNotFound, Locked, SpecError, StateError
 from etcdops.runtimes.fake import FakeRuntime
@@ -157,6 +158,28 @@ def test_a_damaged_record_is_refused_with_its_path_and_field(
     assert "is damaged" in str(caught.value)
     assert "cluster.prune" in caught.value.remedy
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("word", ["id", "runtime", "binary", "etcd_version"])
+def test_ctl_refuses_a_record_that_lacks_what_it_needs(
+    store: Store, record: ClusterRecord, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    """`ctl` reads the record in a way of its own: it names the file, what that lacks, and the way out."""
+    monkeypatch.setenv("ETCDOPS_STATE_DIR", str(store.root))
+    _changed(store, lambda d: d.pop(word))
+    with pytest.raises(StateError, match=f"it lacks '{word}'") as caught:
+        etcdctl.plan("lab", ["version"])
+    assert str(_path(store)) in str(caught.value)
+    assert "Restore it" in caught.value.remedy
+
+
+def test_ctl_reads_a_record_without_an_engine(
+    store: Store, record: ClusterRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records from before members ran in containers have none."""
+    monkeypatch.setenv("ETCDOPS_STATE_DIR", str(store.root))
+    _changed(store, lambda d: d.pop("engine"))
+    assert etcdctl.plan("lab", ["version"]).argv == ["etcdctl", "version"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"[]", b"\xff\xfe", b'{"schema": 1}', b"{}" * 9])
@@ -387,7 +410,7 @@ def test_the_lock_waits_for_its_holder_and_names_it(store: Store, wait_until: Wa
         waiter.start()
         _wait_waiting(said, wait_until)
         assert re.fullmatch(
-            rf"waiting for cluster lab: `drill failed-leader` \(process {holder.pid}, since \d{{4}}-.*\)"
+            rf"waiting for cluster lab: `drill failed-leader` \(process {holder.pid} on \S+, since \d{{4}}-.*\)"
             " is working on it",
             said[0],
         )
