@@ -368,6 +368,11 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress, *
     with going_on(cluster, pending, progress):
         try:
             carry_out(cluster, plan, acts, progress, run=pending.run, commands=not shown)
+        except KeyboardInterrupt:
+            if _is_untouched(cluster, pending):
+                take_back(cluster, pending, progress)
+                progress("nothing was changed")
+            raise
         except EtcdopsError as error:
             progress(f"{error}")
             take_back(cluster, pending, progress)
@@ -383,6 +388,15 @@ def finish(cluster: Cluster, pending: Pending, plan: Plan, progress: Progress, *
         run=pending.run,
         checks=tuple(checks),
     )
+
+
+def _is_untouched(cluster: Cluster, pending: Pending) -> bool:
+    """Whether data was being made at the most: all that ran when the restore began still runs from its old data."""
+    assert pending.record
+    if NEW in pending.arguments or cluster.record.token == pending.record.token:
+        return False
+    states = cluster.runtime.states(cluster.record)
+    return all(states.get(name) != "stopped" for name in pending.arguments["ran"].split(",") if name)
 
 
 def _void(value: object) -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.suite.killing N STATE_DIR CLUSTER OPERATION [FILE]
 
-Exits 0, having said how many entries there were, if the operation ended before that.
+Exits 0, having said how many entries there were, if the operation ended before that; with N 0 it never kills itself.
 """
 
 from __future__ import annotations

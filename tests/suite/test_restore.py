@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -301,6 +302,57 @@ def test_killed_at_every_entry_in_the_journal(plain: Cluster, file: Path) -> Non
         assert plain.status().verdict == "healthy", marker
         assert hashes_agree(plain, plain.record.spec.names, timeout_s=10.0).equal, marker
     assert _kill(plain, _ENTRIES + 1, "restore", file) == 0
+
+
+def _when_data_is_being_made(cluster: Cluster, file: Path, signum: int) -> subprocess.Popen[str]:
+    """Send a restore a signal as soon as there is anything of the new data; give its process, which has ended."""
+    known = set(_data_of(cluster))
+    argv = [sys.executable, "-m", "tests.suite.killing", "0", str(cluster.store.root), cluster.name, "restore"]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([*argv, str(file)], cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while set(_data_of(cluster)) <= known:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+        process.send_signal(signum)
+        process.communicate(timeout=60)
+    return process
+
+
+def _data_of(cluster: Cluster) -> list[Path]:
+    """Give the directories that there are for members' data."""
+    return list((cluster.store.cluster_dir(cluster.name) / "members").glob("*-g*"))
+
+
+def test_killed_while_data_is_being_made(plain: Cluster, file: Path) -> None:
+    """What is half made, and what may still be making it, goes; all members serve, as if nothing had been."""
+    lives = members.lives(plain.record)
+    assert _when_data_is_being_made(plain, file, signal.SIGKILL).returncode == -signal.SIGKILL
+    pending = load(plain)
+    assert pending
+    assert pending.record
+    plain.rollback()
+    assert load(plain) is None
+    assert members.lives(plain.record) == lives
+    made = {Path(member.data.place) for member in pending.record.members}
+    assert made.isdisjoint(_data_of(plain))
+    assert _when_data_is_being_made(plain, file, signal.SIGKILL).returncode == -signal.SIGKILL
+    plain.restore(file)
+    assert _keys(plain) == {"a", "b"}
+
+
+def test_interrupted_before_anything_stops(plain: Cluster, file: Path) -> None:
+    """Ctrl-C while data is made: it goes again, nothing is under way, and every member lives on."""
+    lives, data = members.lives(plain.record), sorted(_data_of(plain))
+
+    def interrupt(text: str) -> None:
+        if text.startswith("the data of 3 members is made"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plain.restore(file, progress=interrupt)
+    assert load(plain) is None
+    assert (members.lives(plain.record), sorted(_data_of(plain))) == (lives, data)
 
 
 @pytest.mark.parametrize("at", [2, 4])
