@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from etcdops.operations.nospace import NospaceReport
     from etcdops.operations.plan import Plan
     from etcdops.runtimes.base import Runtime
+    from etcdops.snapshots.restoring import Restored
     from etcdops.space import DefragRule
     from etcdops.status import ClusterStatus
 
@@ -381,7 +382,8 @@ class Cluster:
         from etcdops.operations import pending
 
         begun = pending.load(self)
-        if begun is None:
+        # One that exchanges the whole record is about no one member, and starts them all itself.
+        if begun is None or begun.record is not None:
             return ""
         progress(f"`{begun}` has not come to its end: {begun.ways}")
         return begun.target
@@ -447,9 +449,10 @@ class Cluster:
     def down(self, *, timeout_s: float = 30.0, progress: Progress = _silent) -> list[str]:
         """Stop every member that runs, and keep the data. Gives the names of those that were stopped."""
         with self.locked(f"down {self.name}", progress=progress):
-            return self._down(timeout_s)
+            return self.down_locked(timeout_s=timeout_s)
 
-    def _down(self, timeout_s: float) -> list[str]:
+    def down_locked(self, *, timeout_s: float = 30.0) -> list[str]:
+        """Do what `down` does, for a caller who holds the cluster's lock."""
         refuse_foreign(self.record, f"down-env of {self.name}", remedy=FORGET)
         self.save(self.runtime.adopt(self.record))
         states = self.runtime.states(self.record)
@@ -571,6 +574,31 @@ class Cluster:
         from etcdops.operations.leader import move_leader
 
         return move_leader(self, to, progress=progress)
+
+    def restore(self, path: str | os.PathLike[str], *, bump: bool = True, progress: Progress = _silent) -> Restored:
+        """Give every member the data of a snapshot, and say what was proved; see `etcdops.snapshots.restoring`.
+
+        What was written after the snapshot is lost. What the members had is kept: `rollback` takes it back.
+        """
+        from etcdops.snapshots.restoring import restore_snapshot
+
+        return restore_snapshot(self, path, bump=bump, progress=progress)
+
+    def recover(self, *, lost: Sequence[str] = (), progress: Progress = _silent) -> Restored:
+        """Make all members anew from the survivor that is furthest, where the quorum is lost for good.
+
+        What may be lost by it is in the plan of `etcdops.snapshots.recovering.prepare_recover`. `lost` names members
+        that are given up. What the members had is kept.
+        """
+        from etcdops.snapshots.recovering import recover
+
+        return recover(self, lost=lost, progress=progress)
+
+    def rollback(self, *, progress: Progress = _silent) -> str:
+        """Take the last restore back, or one that was interrupted, and say how things are then."""
+        from etcdops.snapshots.taking_back import rollback
+
+        return rollback(self, progress=progress)
 
     def add_member(self, name: str = "", **options: Any) -> Plan:
         """Add a member by a learner that is promoted; see `etcdops.operations.reconfigure.add`."""

@@ -132,7 +132,8 @@ def going_on(cluster: Cluster, pending: Pending, progress: Callable[[str], None]
         remedy = f"{error.remedy} Then {pending.ways}." if error.remedy else f"{pending.ways}."
         raise PartlyChanged(f"{pending} has not come to its end: {error}", remedy=remedy) from error
     except KeyboardInterrupt:
-        progress(f"{pending} has not come to its end: {pending.ways}")
+        if load(cluster) is not None:
+            progress(f"{pending} has not come to its end: {pending.ways}")
         raise
     with deferred():
         end(cluster)

@@ -17,9 +17,10 @@ from typing import ClassVar
 import msgspec
 
 from etcdops.docker import compose, leftovers
-from etcdops.docker.compose import ComposeFile, project_of
+from etcdops.docker.compose import ComposeFile, file_of, project_of
 from etcdops.docker.engine import ALIVE, Container, Engine
 from etcdops.docker.logs import ContainerLogs
+from etcdops.docker.restoring import ROLE, RestoresVolumes
 from etcdops.docker.services import TLS_FILES, published_port, services_of
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.ports import free_ports, refuse_taken
@@ -37,7 +38,7 @@ _NETWORK_GONE = re.compile(r"network \S+ not found")
 _AUTO_PULL_S = 60.0
 
 
-class ComposeRuntime:
+class ComposeRuntime(RestoresVolumes):
     """Runs members as containers of a Docker engine: the one that the environment leads to, unless one is given."""
 
     name: ClassVar[str] = "compose"
@@ -269,6 +270,8 @@ class ComposeRuntime:
         found: dict[str, Container] = {}
         for container in self.engine.containers(cluster_id=record.id):
             name = container.member or _CLIENT
+            if container.labels.get("role") == ROLE:
+                continue
             if name not in found or container.state in ("running", "paused"):
                 found[name] = container
         return found
@@ -405,7 +408,8 @@ class ComposeRuntime:
         """Give the plain docker command for an action."""
         container, peer = member.ref[:12], _network(record, "peer")
         if action == "start" and not container:
-            return f"docker compose -p {project_of(record.spec.name, record.id)} up -d {member.name}"
+            project = project_of(record.spec.name, record.id)
+            return self.engine.by_hand("compose", "-p", project, "-f", file_of(record), "up", "-d", member.name)
         commands = {
             "resume": ["unpause", container],
             "isolate": ["network", "disconnect", peer, container],

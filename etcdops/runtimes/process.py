@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
+from etcdops.directories import RestoresDirectories
 from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
@@ -31,7 +32,7 @@ _ROOM_PER_MEMBER = 160 * 2**20
 _MARK = "ETCDOPS_CLUSTER_ID"
 
 
-class ProcessRuntime(MembersAlone):
+class ProcessRuntime(MembersAlone, RestoresDirectories):
     """Runs members as processes of a host."""
 
     name: ClassVar[str] = "process"

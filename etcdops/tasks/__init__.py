@@ -14,6 +14,7 @@ from etcdops.tasks import (
     maintenance,
     members,
     membership,
+    restoring,
     snapshots,
 )
 
@@ -35,6 +36,7 @@ def _collection() -> Collection:
     for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
         cluster.add_task(upkeep)
     cluster.add_task(clusters.attach_endpoints, name="attach")
+    cluster.add_task(restoring.recover, name="recover")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")
@@ -51,6 +53,8 @@ def _collection() -> Collection:
     snapshot.add_task(snapshots.verify, name="verify")
     snapshot.add_task(snapshots.list_all, name="list")
     snapshot.add_task(snapshots.prune, name="prune")
+    snapshot.add_task(restoring.restore, name="restore")
+    snapshot.add_task(restoring.rollback, name="rollback")
     for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -32,6 +32,7 @@ from etcdops.tasks.common import (
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster, Progress, Started
     from etcdops.runtimes.base import Runtime
+    from etcdops.spec import ClusterSpec
     from etcdops.status import ClusterStatus
 
 __all__ = ["FIXED", "ctl", "down_env", "ensure_up", "logs", "start_as_configured", "status", "up_env"]
@@ -132,8 +133,40 @@ def ensure_up(
 
     `check` is called with the runtime of a cluster that is to be created, and may refuse.
     """
-    from etcdops import runtimes
     from etcdops.cluster import Cluster
+
+    wish = wish_for(c, name, fixed, offline=offline, progress=progress, check=check)
+    return Cluster.ensure_up(
+        wish.spec,
+        runtime=wish.runtime,
+        size=wish.size,
+        offline=wish.offline,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+
+
+class Wish(NamedTuple):
+    """What is asked for of a cluster, by flags or configuration; "" and 0 for what is not."""
+
+    spec: ClusterSpec
+    runtime: str
+    size: int
+    offline: bool
+    exists: bool
+
+
+def wish_for(
+    c: Context,
+    name: str,
+    fixed: dict[str, str | None],
+    *,
+    offline: bool,
+    progress: Progress,
+    check: Callable[[Runtime], None] = lambda runtime: None,
+) -> Wish:
+    """Give what is asked for of a cluster that exists, or that is to be created; see `ensure_up`."""
+    from etcdops import runtimes
     from etcdops.errors import ClusterNotFound
     from etcdops.spec import ClusterSpec, parse_size
     from etcdops.state import Store
@@ -164,14 +197,7 @@ def ensure_up(
         if reason:
             progress(reason)
         check(runtimes.get(kind))
-    return Cluster.ensure_up(
-        spec,
-        runtime=kind,
-        size=parse_size(wish["size"]) if wish["size"] else 0,
-        offline=offline,
-        timeout_s=timeout_s,
-        progress=progress,
-    )
+    return Wish(spec, kind, parse_size(wish["size"]) if wish["size"] else 0, offline, exists)
 
 
 def _warn_about(cluster: Cluster) -> None:

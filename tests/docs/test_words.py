@@ -50,6 +50,17 @@ _TYPED_AND_NOT_RUN = {
     "docker network ls": "shows what others have as well",
     **dict.fromkeys(
         (
+            "etcdutl snapshot status FILE -w table",
+            "etcdutl snapshot restore FILE --name NAME --data-dir NEW \\",
+            "    --initial-cluster ironman=URL,thor=URL,deadpool=URL --initial-advertise-peer-urls URL \\",
+            "    --initial-cluster-token NEW-TOKEN --bump-revision 1000000000 --mark-compacted",
+            "etcdctl --endpoints URL snapshot save FILE",
+            "cp DATA/member/snap/db FILE",
+        ),
+        "a form to fill in; the commands' own plans, which other examples print, have it filled in",
+    ),
+    **dict.fromkeys(
+        (
             "docker compose -f compose/docker-compose.yaml up -d",
             "docker compose -f compose/docker-compose.yaml exec client etcdctl member list -w table",
             "docker compose -f compose/docker-compose.yaml down --volumes",
