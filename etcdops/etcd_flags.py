@@ -1,10 +1,10 @@
-"""etcd's own flags for a member, the same wherever it runs but for addresses and paths."""
+"""etcd's own flags for a member, the same wherever it runs but for addresses and paths; and for restoring its data."""
 
 from __future__ import annotations
 
 from etcdops.state import ClusterRecord, MemberRecord
 
-__all__ = ["etcd_flags"]
+__all__ = ["etcd_flags", "restore_flags"]
 
 
 def etcd_flags(
@@ -38,6 +38,8 @@ def etcd_flags(
         "--logger=zap",
         "--log-outputs=stderr",
     ]
+    if spec.quota_bytes:
+        flags.append(f"--quota-backend-bytes={spec.quota_bytes}")
     if spec.tls:
         ca, cert, key = tls
         for prefix in ("", "peer-"):
@@ -48,3 +50,19 @@ def etcd_flags(
                 f"--{prefix}client-cert-auth=true",
             ]
     return flags
+
+
+def restore_flags(record: ClusterRecord, member: MemberRecord, *, data: str, bump: int) -> list[str]:
+    """Give the flags of `snapshot restore` for a member's data.
+
+    `bump` moves revisions on, and marks all before as compacted, so that whoever watches or caches is told that it has
+    to read anew instead of waiting for revisions that were used before (etcd#16028); 0 does neither.
+    """
+    flags = [
+        f"--name={member.name}",
+        f"--data-dir={data}",
+        f"--initial-cluster={','.join(f'{m.name}={m.peer_url}' for m in record.members)}",
+        f"--initial-cluster-token={record.token}",
+        f"--initial-advertise-peer-urls={member.peer_url}",
+    ]
+    return [*flags, f"--bump-revision={bump}", "--mark-compacted"] if bump else flags

@@ -16,6 +16,7 @@ CODES = {
     "no-leader": "error",
     "quorum-at-risk": "error",
     "member-stopped": "error",
+    "member-data-gone": "error",
     "member-frozen": "error",
     "member-isolated": "error",
     "member-unreachable": "error",
@@ -40,6 +41,8 @@ CODES = {
     "amiss": "warning",
     "auth": "warning",
     "even-size": "warning",
+    "quota-high": "warning",
+    "fragmented": "warning",
     "known-bad": "warning",
 }
 

@@ -56,7 +56,7 @@ class Host(Protocol):
         *,
         timeout_s: float,
         env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | Iterator[bytes] = b"",
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a command to its end and give how it ended and what it wrote; see `LocalHost.run`."""
@@ -220,12 +220,13 @@ class LocalHost:
         *,
         timeout_s: float,
         env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | Iterator[bytes] = b"",
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Run a command to its end and give how it ended and what it wrote.
 
-        `env` is the whole environment, the caller's own without it. `on_line` is called with each line of stdout as it
+        `env` is the whole environment, the caller's own without it. `stdin` may come in pieces, which are asked for as
+        they are needed, in another thread; that must not fail. `on_line` is called with each line of stdout as it
         comes. Raises CommandMissing when there is no such command, EtcdopsError when it takes longer than `timeout_s`
         seconds; it is ended then.
         """
@@ -254,7 +255,7 @@ class LocalHost:
         self,
         argv: Sequence[str],
         env: Mapping[str, str] | None,
-        stdin: bytes,
+        stdin: bytes | Iterator[bytes],
         on_line: Callable[[str], None] | None,
     ) -> Any:
         # Set before gRPC can be imported: forking with its channels open has crashed one command in four otherwise.

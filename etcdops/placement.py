@@ -11,13 +11,14 @@ import msgspec
 
 from etcdops.errors import Refused, SpecError, StateError
 from etcdops.paths import index_file
-from etcdops.spec import ClusterSpec, Timing, Tls
+from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
+from etcdops.units import size_text
 
 if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
     from etcdops.state import ClusterRecord, MemberRecord, Store
 
-__all__ = ["check_same", "place", "remember", "with_tls_files"]
+__all__ = ["check_same", "place", "remember", "with_pem_files", "with_tls_files"]
 
 _log = logging.getLogger(__name__)
 
@@ -27,8 +28,14 @@ def with_tls_files(spec: ClusterSpec) -> ClusterSpec:
     if spec.tls is None:
         return spec
     tls = Tls(_pem(spec.tls.ca), _pem(spec.tls.client_cert), _pem(spec.tls.client_key))
-    members = tuple(msgspec.structs.replace(m, cert=_pem(m.cert), key=_pem(m.key)) for m in spec.members)
-    return msgspec.structs.replace(spec, tls=tls, members=members)
+    return msgspec.structs.replace(spec, tls=tls, members=tuple(map(with_pem_files, spec.members)))
+
+
+def with_pem_files(member: MemberSpec) -> MemberSpec:
+    """Give a member's specification with absolute paths of its PEM files; SpecError for one that is missing."""
+    if not member.cert and not member.key:
+        return member
+    return msgspec.structs.replace(member, cert=_pem(member.cert), key=_pem(member.key))
 
 
 def _pem(path: str) -> str:
@@ -113,6 +120,9 @@ def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterS
         differs.append(f"a heartbeat of {timing.heartbeat_ms} ms, an election timeout of {timing.election_ms} ms")
     if spec.tls and with_tls_files(spec).tls != record.spec.tls:
         differs.append("TLS with other files" if record.spec.tls else "no TLS")
+    if spec.quota_bytes and spec.quota_bytes != record.spec.quota_bytes:
+        has = size_text(record.spec.quota_bytes) if record.spec.quota_bytes else "2 GiB, etcd's default"
+        differs.append(f"a space quota of {has}, not {size_text(spec.quota_bytes)}")
     if spec.purpose not in ("lab", record.spec.purpose):
         differs.append(f"the purpose {record.spec.purpose}, not {spec.purpose}")
     if differs:

@@ -95,12 +95,12 @@ class Engine:
 
     # -- running docker
 
-    def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> Completed:
+    def try_run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes | Iterator[bytes] = b"") -> Completed:
         """Run a docker command and give how it ended, whatever that was; raises when there is no docker."""
         with self._translated(arguments):
             return self.host.run(self.argv(*arguments), timeout_s=timeout_s, stdin=stdin)
 
-    def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes = b"") -> str:
+    def run(self, *arguments: str, timeout_s: float = _QUICK_S, stdin: bytes | Iterator[bytes] = b"") -> str:
         """Run a docker command and give what it wrote; raises when it fails."""
         return self.checked(arguments, self.try_run(*arguments, timeout_s=timeout_s, stdin=stdin))
 
@@ -235,6 +235,17 @@ class Engine:
         columns = f"{{{{.Name}}}}\t{_LABELS}"
         listed = self.run(kind, "ls", *_filters(labels), "--format", columns, timeout_s=_LOOK_S).splitlines()
         return [(name, _ours(values)) for name, *values in (line.split("\t") for line in listed)]
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume, with the containers of ours that refer to it and do not run; raises when one runs."""
+        listed = self.run(
+            *("ps", "--all", "--no-trunc", "--filter", f"volume={name}", "--filter", f"label={LABEL}cluster-id"),
+            *("--format", "{{.ID}}\t{{.State}}"),
+            timeout_s=_LOOK_S,
+        )
+        found = [line.split("\t") for line in listed.splitlines()]
+        self.remove([id_ for id_, state in found if state not in ALIVE])
+        self.run("volume", "rm", name)
 
     def start(self, ids: Sequence[str]) -> None:
         """Start containers, all at the same time."""

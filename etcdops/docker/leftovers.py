@@ -21,7 +21,7 @@ def find(engine: Engine) -> Iterator[Leftover]:
     try:
         for container in engine.containers(**mine):
             runs = container.state in ALIVE
-            what = f"member {container.member}" if container.member else "client"
+            what = f"member {container.member}" if container.member else container.labels.get("role", "client")
             described = f"the {'running ' if runs else ''}{what} (container {container.id[:12]})"
             yield _leftover(container.labels, f"container {container.id}", described, runs)
         for kind in ("network", "volume"):

@@ -6,10 +6,10 @@ from etcdops.docker.compose import Service
 from etcdops.etcd_flags import etcd_flags
 from etcdops.state import ClusterRecord, MemberRecord
 
-__all__ = ["TLS_FILES", "published_port", "services_of"]
+__all__ = ["DATA", "TLS_FILES", "published_port", "services_of"]
 
 #: A member's data directory, in the volume that is mounted at /var/lib/etcd.
-_DATA = "/var/lib/etcd/data"
+DATA = "/var/lib/etcd/data"
 
 #: Where a member finds the CA's certificate, its own, and its key.
 TLS_FILES = ("/etc/etcd-tls/ca.pem", "/etc/etcd-tls/cert.pem", "/etc/etcd-tls/key.pem")
@@ -33,7 +33,7 @@ def _flags(record: ClusterRecord, member: MemberRecord) -> list[str]:
     return etcd_flags(
         record,
         member,
-        data=_DATA,
+        data=DATA,
         listen_client=f"{scheme}://0.0.0.0:2379",
         listen_peer=f"{scheme}://0.0.0.0:2380",
         tls=TLS_FILES,

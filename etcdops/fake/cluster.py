@@ -1,8 +1,8 @@
 """A cluster of members in memory: one committed log, one leader, and an election when it is lost.
 
 It shows what etcd shows, by far simpler means. There is one log for all, of entries that are committed; a member
-applies them to a model of its own as soon as it can hear the leader. Elections and the ends of leases are not driven by
-a thread: whoever looks first after they were due finds them done.
+applies them to a model and a member list of its own as soon as it can hear the leader. Elections and the ends of leases
+are not driven by a thread: whoever looks first after they were due finds them done.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 from etcdops.answers import Lease, RangeResult
 from etcdops.errors import EtcdError
 from etcdops.fake.lies import Lies
 from etcdops.fake.member import FakeMember
+from etcdops.fake.membership import Change, Listed, Membership, misfit
 from etcdops.model import Answer
 from etcdops.ops import Grant, Op, Put, Range, Revoke, Txn, check, served_locally
 from etcdops.wire import ServerError, hex_id
@@ -33,48 +34,125 @@ _HONEST = Lies()
 class FakeCluster:
     """Members in memory that agree.
 
-    `election_s` is how long it takes to elect a leader when one is lost, or for a leader without a quorum to step
-    down; `request_timeout_s` how long a call waits for what it needs before it is answered with "request timed out".
+    `peer_urls` are those of its first members, by name. `election_s` is how long it takes to elect a leader when one is
+    lost, or for a leader without a quorum to step down; `request_timeout_s` how long a call waits for what it needs
+    before it is answered with "request timed out"; `health_s` how long members must have been connected before who is
+    a member may be changed.
     All that is public here is called without the lock, `changed`, except where it says otherwise.
     """
 
     def __init__(
-        self, cluster_id: str, names: Iterable[str], *, lies: Lies, election_s: float, request_timeout_s: float
+        self,
+        cluster_id: str,
+        peer_urls: Mapping[str, str],
+        *,
+        lies: Lies,
+        election_s: float,
+        request_timeout_s: float,
+        health_s: float,
     ) -> None:
         self.id = stable_id(cluster_id)
         self._lies = lies
+        #: The lock, which a thread that has it may take again, and the news that something has changed.
         self.changed = threading.Condition()
-        self.members = {name: FakeMember(self, name, stable_id(cluster_id, name)) for name in names}
+        #: The member list that is agreed. A member's own may be older: it has what that member has applied.
+        self.membership = Membership(Listed(stable_id(cluster_id, name), "", (url,)) for name, url in peer_urls.items())
+        #: Every process with data that there ever was, in order of creation; and the newest of each name.
+        self.processes: list[FakeMember] = []
+        self.members: dict[str, FakeMember] = {}
         #: What is committed; None is the entry with which a leader begins its term.
-        self.log: list[Op | None] = []
+        self.log: list[Op | Change | None] = []
         self.term = 1
         self.leader: FakeMember | None = None
         self.alarms: set[tuple[int, int]] = set()
         self._election_s = election_s
         self._request_timeout_s = request_timeout_s
+        self._health_s = health_s
         # When the vote is won, and when a leader that lost its quorum notices.
         self._election_due: float | None = None
         self._step_down_due: float | None = None
         self._lease_ends: dict[int, float] = {}
         self._granted = 0
-        self._last_led = -1
+        self._last_led: FakeMember | None = None
         self._puts = 0
         self._reads = 0
         self._faulted = False
         _clusters.add(self)
+        for name in peer_urls:
+            self.newcomer(name).id = stable_id(cluster_id, name)
 
     @property
     def lies(self) -> Lies:
         """What is lied about now."""
         return _HONEST if self._lies.after_fault and not self._faulted else self._lies
 
-    @property
-    def quorum(self) -> int:
-        """Members that must be there before anything is agreed."""
-        return len(self.members) // 2 + 1
-
     def _there(self) -> list[FakeMember]:
-        return [member for member in self.members.values() if member.there]
+        return [member for member in self.processes if member.there]
+
+    def _voting(self) -> list[FakeMember]:
+        """Give the voters that are there."""
+        return [member for member in self._there() if not self.membership.is_learner(member.id)]
+
+    # -- who is a member
+
+    def newcomer(self, name: str) -> FakeMember:
+        """Give a member without data."""
+        with self.changed:
+            member = FakeMember(self, name)
+            self.processes.append(member)
+            self.members[name] = member
+            return member
+
+    def admit(self, member: FakeMember, initial_cluster: Sequence[str]) -> str:
+        """Let a member without data be the one of the list that has its peer URL; say why not, or "". Holds the lock.
+
+        `initial_cluster` holds the peer URLs of all members, as it was told them.
+        """
+        if not self._there():
+            return (
+                "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+            )
+        if reason := misfit(self.membership, initial_cluster):
+            return reason
+        entry = next(entry for entry in self.membership.listed() if member.peer_url in entry.peer_urls)
+        if any(other.id == entry.id for other in self.processes):
+            # What etcd does with an emptied disk: it forgets what it has acknowledged, and the leader notices.
+            return out_of_range(len(self.log), 0)
+        member.id = entry.id
+        member.view, member.joined_at = self.membership.copy(), len(self.log)
+        return ""
+
+    def process(self, member_id: int) -> FakeMember | None:
+        """Give the process of a member; None for one that never started. Holds the lock."""
+        return next((member for member in self.processes if member.id == member_id), None)
+
+    def is_told(self, member: FakeMember) -> bool:
+        """Whether a member has been removed, and there is another to tell it. Holds the lock."""
+        return member.id in self.membership.removed and bool(self._there())
+
+    def connected(self, member: FakeMember, peer_id: int) -> bool:
+        """Whether a member has been connected with another for long enough (etcd's HealthInterval). Holds the lock."""
+        peer = self.process(peer_id)
+        since = max(member.there_since, peer.there_since) if peer else 0.0
+        return peer is not None and member.there and peer.there and time.monotonic() - since >= self._health_s
+
+    def new_id(self) -> int:
+        """Give an id that no member ever had. Holds the lock."""
+        self._granted += 1
+        return stable_id(hex_id(self.id), str(self._granted))
+
+    def reconfigure(self, member: FakeMember, change: Change) -> None:
+        """Have a change of members agreed, or raise ServerError as etcd refuses it. Holds the lock.
+
+        It waits for a quorum for as long as there is none, even when the client has gone: etcd has no limit there, and
+        what was proposed happens later.
+        """
+        self._wait(member, caught_up=False, patient=True)
+        self.membership.check(change)
+        self._commit(change)
+        if self.leader is not None and change.kind == "remove" and self.leader.id == change.entry.id:
+            self.leader = None
+        self.presence_changed(fault=False)
 
     # -- who leads. All of these hold the lock.
 
@@ -93,14 +171,16 @@ class FakeCluster:
             for lease in [lease for lease, end in self._lease_ends.items() if now >= end]:
                 del self._lease_ends[lease]
                 self._commit(Revoke(lease))
+        # Who lagged because of a lie may have been told the truth since.
+        self._spread()
 
-    def membership_changed(self, *, fault: bool) -> None:
-        """Take note that a member came or went. Holds the lock."""
+    def presence_changed(self, *, fault: bool) -> None:
+        """Take note that a member came or went, or that who is a member was changed. Holds the lock."""
         self._faulted = self._faulted or (fault and self.term > 1)
-        now, there = time.monotonic(), self._there()
+        now, there = time.monotonic(), self._voting()
         if self.leader is not None and not self.leader.there:
             self.leader = None
-        if len(there) < self.quorum:
+        if len(there) < self.membership.quorum:
             self._election_due = None
             if self.leader is not None and self._step_down_due is None:
                 self._step_down_due = now + self._election_s
@@ -108,28 +188,39 @@ class FakeCluster:
             self._step_down_due = None
             if self.leader is None and self._election_due is None:
                 self._election_due = now + self._election_s
+        self._publish()
         self._spread()
         self.changed.notify_all()
 
+    def _publish(self) -> None:
+        """Have it agreed what the members that are there are called, and where clients reach them."""
+        if self.leader is None or self._step_down_due is not None:
+            return
+        for member in self._there():
+            entry = self.membership.get(member.id)
+            told = entry and entry._replace(name=member.name, client_urls=(member.client_url,))
+            if told and told != entry:
+                self._commit(Change("publish", told))
+
     def hand_over(self, member: FakeMember) -> None:
         """Let another member lead at once if `member` does: what etcd does before it stops. Holds the lock."""
-        others = [other for other in self._there() if other is not member]
+        others = [other for other in self._voting() if other is not member]
         if member is self.leader and others and self._step_down_due is None:
             self._lead(self._next_leader(but=member))
 
     def _next_leader(self, but: FakeMember | None = None) -> FakeMember:
         """Give the member after the last leader, in order of creation, among those that have applied most."""
-        names = list(self.members)
-        at = (self._last_led + 1) % len(names)
-        ring = [self.members[name] for name in names[at:] + names[:at]]
-        able = [member for member in ring if member.there and member is not but]
+        at = self.processes.index(self._last_led) + 1 if self._last_led else 0
+        ring = self.processes[at:] + self.processes[:at]
+        voting = self._voting()
+        able = [member for member in ring if member in voting and member is not but]
         return max(able, key=lambda member: (not member.stuck, member.applied))
 
     def _lead(self, member: FakeMember) -> None:
         self._election_due = self._step_down_due = None
         self.term += 1
         self.leader = member
-        self._last_led = list(self.members).index(member.name)
+        self._last_led = member
         # Whoever leads has all that is committed, even where it lies about it.
         member.stuck = False
         for each in self._there():
@@ -139,24 +230,33 @@ class FakeCluster:
         # A new leader gives every lease its whole time again.
         now = time.monotonic()
         self._lease_ends = {lease: now + ttl_s for lease, ttl_s in member.model.leases.items()}
+        self._publish()
         self.changed.notify_all()
 
     # -- what is agreed. These hold the lock, too.
 
-    def _commit(self, op: Op | None) -> None:
+    def _commit(self, op: Op | Change | None) -> None:
         self.log.append(op)
+        if isinstance(op, Change):
+            self.membership.apply(op)
         self._spread()
         self.changed.notify_all()
 
     def _spread(self) -> None:
+        for member in self.processes:
+            if member.state == "running" and self.is_told(member):
+                member.leave()
         if self.leader is not None:
             for member in self._there():
-                if not member.stuck:
+                if not (member.stuck or (self.lies.learner_lags and self.membership.is_learner(member.id))):
                     member.catch_up(self.log)
 
-    def _wait(self, member: FakeMember, *, caught_up: bool) -> None:
-        """Wait until `member` can have something agreed; raise ServerError when it ends or that takes too long."""
-        deadline = time.monotonic() + self._request_timeout_s
+    def _wait(self, member: FakeMember, *, caught_up: bool, patient: bool = False) -> None:
+        """Wait until `member` can have something agreed.
+
+        Raises ServerError when the member ends meanwhile, or, unless we are `patient`, that takes too long.
+        """
+        deadline = time.monotonic() + (threading.TIMEOUT_MAX / 2 if patient else self._request_timeout_s)
         start = member.starts
         if member.waiting >= MOST_WAITING:
             raise ServerError("RESOURCE_EXHAUSTED", "etcdserver: too many requests")
@@ -172,7 +272,7 @@ class FakeCluster:
                 if now >= deadline:
                     raise ServerError("UNAVAILABLE", "etcdserver: request timed out")
                 due = min([deadline, *(t for t in (self._election_due, self._step_down_due) if t is not None)])
-                self.changed.wait(max(0.0, due - now))
+                self.changed.wait(max(0.0, min(due - now, 60.0)))
         finally:
             member.waiting -= 1
 
@@ -240,7 +340,7 @@ class FakeCluster:
         """Give the member that leads, if `member` is asked. Holds the lock."""
         self.advance()
         if self.leader is not None and self.lies.two_leaders:
-            pretender = next((other for other in self._there() if other is not self.leader), None)
+            pretender = next((other for other in self._voting() if other is not self.leader), None)
             if member is pretender:
                 return member
         return self.leader
@@ -251,7 +351,7 @@ class FakeCluster:
             self.advance()
             if member is not self.leader:
                 raise ServerError("FAILED_PRECONDITION", "etcdserver: not leader")
-            target = next((other for other in self._there() if other.id == target_id), None)
+            target = next((other for other in self._voting() if other.id == target_id), None)
             if target is None:
                 raise ServerError("FAILED_PRECONDITION", "etcdserver: bad leader transferee")
             if self._step_down_due is not None:
@@ -289,6 +389,11 @@ class FakeCluster:
             return max(0.0, self._lease_ends.get(lease, 0.0) - time.monotonic())
 
 
+def out_of_range(committed: int, last: int) -> str:
+    """Give what Raft says, in a panic, to a member that has less than it has acknowledged."""
+    return f"tocommit({committed}) is out of range [lastIndex({last})]. Was the raft log corrupted, truncated, or lost?"
+
+
 def stable_id(*parts: str) -> int:
     """Give the 63 bits by which a cluster or a member is known: always the same, and never 0."""
     digest = hashlib.sha256("/".join(parts).encode()).digest()
@@ -300,7 +405,7 @@ _clusters: weakref.WeakSet[FakeCluster] = weakref.WeakSet()
 
 def _end_all() -> None:
     for cluster in list(_clusters):
-        for member in cluster.members.values():
+        for member in list(cluster.processes):
             member.kill()
 
 

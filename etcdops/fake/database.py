@@ -49,17 +49,25 @@ def snapshot_of(member: FakeMember) -> bytes:
         meta |= dict.fromkeys((b"finishedCompactRev", b"scheduledCompactRev"), _revision(model.compacted, 0))
     members = {
         f"{each.id:016x}".encode(): json.dumps(
-            {"id": each.id, "peerURLs": [each.peer_url], "name": each.name, "clientURLs": [each.client_url]}
+            {
+                "id": each.id,
+                "peerURLs": each.peer_urls,
+                "name": each.name,
+                "clientURLs": each.client_urls,
+                **({"isLearner": True} if each.learner else {}),
+            }
         ).encode()
-        for each in cluster.members.values()
+        for each in member.view.listed()
     }
+    removed = [(f"{each:016x}".encode(), b"removed") for each in sorted(member.view.removed)]
     major, minor, _ = parse_version(CURRENT)
     data = database(
         {
-            **dict.fromkeys((b"alarm", b"auth", b"authRoles", b"authUsers", b"lease", b"members_removed"), ()),
+            **dict.fromkeys((b"alarm", b"auth", b"authRoles", b"authUsers", b"lease"), ()),
             b"cluster": [(b"clusterVersion", f"{major}.{minor}.0".encode())],
             b"key": keys,
             b"members": sorted(members.items()),
+            b"members_removed": removed,
             b"meta": sorted(meta.items()),
         }
     )

@@ -37,3 +37,5 @@ class Lies(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     #: A member that is started again after a kill logs a panic, as etcd does when its data is older than what it has
     #: acknowledged, and serves all the same.
     panics: bool = False
+    #: A learner stays as it was when it joined for as long as this is set, so that it cannot be promoted.
+    learner_lags: bool = False

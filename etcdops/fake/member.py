@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from etcdops.errors import EtcdError, MemberFailed
+from etcdops.fake.membership import Change
 from etcdops.model import Answer, Model
 from etcdops.ops import Op, Put, Txn, TxnOp
 from etcdops.runtimes.base import MemberState
@@ -15,6 +18,7 @@ from etcdops.wire import Server, ServerError, hex_id, serve
 
 if TYPE_CHECKING:
     from etcdops.fake.cluster import FakeCluster
+    from etcdops.fake.membership import Membership
 
 __all__ = ["FakeMember"]
 
@@ -23,12 +27,22 @@ _THREADS = 240
 
 
 class FakeMember:
-    """A member of a FakeCluster. `there` tells whether others hear it: it runs, is not frozen, and is not mute."""
+    """A member of a FakeCluster, which is what has its data. `there` tells whether others hear it.
 
-    def __init__(self, cluster: FakeCluster, name: str, member_id: int) -> None:
+    `id` is 0 before it has joined. `view` is the member list as it knows it, by what it has applied.
+    """
+
+    def __init__(self, cluster: FakeCluster, name: str) -> None:
         self.cluster = cluster
         self.name = name
-        self.id = member_id
+        self.id = 0
+        self.view: Membership = cluster.membership.copy()
+        #: Changes of members that are older than that are in the list with which it joined.
+        self.joined_at = 0
+        #: Since when others hear it, by the monotonic clock.
+        self.there_since = 0.0
+        #: The peer URLs of all members, its own among them, as it is told them when it starts.
+        self.initial_cluster: tuple[str, ...] = ()
         self.client_url = self.peer_url = ""
         self.state: MemberState = "stopped"
         self.starts = 0
@@ -38,15 +52,18 @@ class FakeMember:
         #: Comes from `Lies.never_catches_up`.
         self.stuck = False
         self.waiting = 0
+        #: How many calls it is answering.
+        self.answering = 0
         self.logged = bytearray()
         self._killed = False
         self._mute = False
+        self._leaving = False
         self._server: Server | None = None
 
     @property
     def there(self) -> bool:
-        """Whether the others hear it."""
-        return self.state == "running" and not self._mute
+        """Whether the others hear it: it is a member, it runs, is not frozen, and is not mute."""
+        return self.state == "running" and not self._mute and self.id in self.cluster.membership
 
     def say(self, level: str, message: str, **fields: object) -> None:
         """Write a line to the log, as etcd would. Holds the cluster's lock."""
@@ -74,6 +91,15 @@ class FakeMember:
                 self._killed = True
                 self.say("fatal", "discovery failed", error="the member never comes back")
                 return
+            if not self.id and (reason := cluster.admit(self, self.initial_cluster)):
+                if reason.startswith("tocommit"):
+                    self._say_panic(reason)
+                else:
+                    self.say("fatal", "discovery failed", error=reason)
+                return
+            if cluster.is_told(self):
+                self._say_removed()
+                return
             if returns_from_kill and lies.panics:
                 self._panic()
             self._mute = returns_from_kill and lies.never_back == "mute"
@@ -88,16 +114,18 @@ class FakeMember:
                 raise
 
     def _panic(self) -> None:
-        last = len(self.cluster.log)
-        said = (
-            f"tocommit({last}) is out of range [lastIndex({last - 1})]. Was the raft log corrupted, truncated, or lost?"
-        )
+        from etcdops.fake.cluster import out_of_range
+
+        self._say_panic(out_of_range(len(self.cluster.log), len(self.cluster.log) - 1))
+
+    def _say_panic(self, said: str) -> None:
         self.say("panic", said, logger="raft")
         self.logged += f"panic: {said}\n\ngoroutine 1 [running]:\n".encode()
 
     def _come_back(self, *, first: bool = False) -> None:
         self.stuck = bool(self.cluster.lies.never_catches_up) and not first
-        self.cluster.membership_changed(fault=False)
+        self.there_since = time.monotonic()
+        self.cluster.presence_changed(fault=False)
 
     def stop(self) -> None:
         """End it as SIGTERM would: another member leads before it is gone."""
@@ -119,14 +147,34 @@ class FakeMember:
             self._killed = True
         self._end()
 
-    def _end(self) -> None:
+    def leave(self) -> None:
+        """End it by itself, as it has been removed from the cluster. Holds the lock, and does not wait for the end."""
+        if not self._leaving:
+            self._leaving = True
+            self._say_removed()
+            threading.Thread(target=self._leave, args=(self.starts,), name="etcdops-fake-leave", daemon=True).start()
+
+    def _say_removed(self) -> None:
+        self.say("warn", "server error", error="the member has been permanently removed from the cluster")
+        self.say("warn", "data-dir used by this member must be removed")
+
+    def _leave(self, start: int) -> None:
+        with self.cluster.changed:
+            # It may be what it was asked itself, and etcd answers that first.
+            self.cluster.changed.wait_for(lambda: not self.answering or self.state != "running", timeout=1.0)
+            self._leaving = False
+            if self.state != "running" or self.starts != start:
+                return
+        self._end(fault=False, grace_s=0.1)
+
+    def _end(self, *, fault: bool = True, grace_s: float | None = None) -> None:
         with self.cluster.changed:
             self.state = "stopped"
             server, self._server = self._server, None
-            self.cluster.membership_changed(fault=True)
+            self.cluster.presence_changed(fault=fault)
         if server is not None:
             # Without the lock: calls that it breaks off need it to end.
-            server.stop()
+            server.stop(grace_s)
 
     def pause(self) -> None:
         """Freeze it: it accepts connections, and answers nothing."""
@@ -134,7 +182,7 @@ class FakeMember:
             self.cluster.advance()
             if self.state == "running":
                 self.state = "paused"
-                self.cluster.membership_changed(fault=True)
+                self.cluster.presence_changed(fault=True)
 
     def resume(self) -> None:
         """Let it go on: calls that came meanwhile are answered now."""
@@ -158,11 +206,13 @@ class FakeMember:
 
     # -- its data
 
-    def catch_up(self, log: Sequence[Op | None]) -> None:
+    def catch_up(self, log: Sequence[Op | Change | None]) -> None:
         """Apply what it has not applied yet. Holds the cluster's lock."""
         for op in log[self.applied :]:
             self.applied += 1
-            if op is None:
+            if isinstance(op, Change) and self.applied > self.joined_at:
+                self.view.apply(op)
+            if op is None or isinstance(op, Change):
                 continue
             if self.cluster.lies.diverges == self.name:
                 op = _altered(op) if isinstance(op, (Put, Txn)) else op

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from etcdops import _proto
 from etcdops.errors import EtcdError
 from etcdops.fake.database import snapshot_of
+from etcdops.fake.membership import Listed, add, changed_urls, promote, remove
 from etcdops.fake.messages import delete_of, fill, put_of, range_of, txn_of
 from etcdops.fake.watch import WatchStream
 from etcdops.ops import Compact, Grant, Op, Revoke, is_read_only
@@ -43,6 +44,10 @@ def handlers(member: FakeMember) -> dict[str, Callable[[Any], Any]]:
         "Lease/LeaseTimeToLive": service.lease_time_to_live,
         "Lease/LeaseLeases": service.lease_leases,
         "Cluster/MemberList": service.member_list,
+        "Cluster/MemberAdd": service.member_add,
+        "Cluster/MemberRemove": service.member_remove,
+        "Cluster/MemberPromote": service.member_promote,
+        "Cluster/MemberUpdate": service.member_update,
         "Maintenance/Status": service.status,
         "Maintenance/HashKV": service.hash_kv,
         "Maintenance/Alarm": service.alarm,
@@ -67,7 +72,10 @@ class _Service:
     def answer(self, call: Callable[[Any], Any], request: Any) -> Any:
         """Give what `call` answers; not while the member is frozen, and never after its end."""
         self._wait_thawed()
+        with self._cluster.changed:
+            self._member.answering += 1
         try:
+            self._refuse_learner(local=isinstance(request, _proto.StatusRequest) or _is_local(request))
             if request.ByteSize() > _MOST_BYTES:
                 raise ServerError("INVALID_ARGUMENT", "etcdserver: request is too large")
             return call(request)
@@ -75,7 +83,18 @@ class _Service:
             raise ServerError(error.code, error.text) from None
         finally:
             # It may have been frozen meanwhile.
-            self._wait_thawed()
+            try:
+                self._wait_thawed()
+            finally:
+                with self._cluster.changed:
+                    self._member.answering -= 1
+                    self._cluster.changed.notify_all()
+
+    def _refuse_learner(self, *, local: bool = False) -> None:
+        """Raise what a learner answers to all but `local` calls; it goes by what it has applied itself."""
+        with self._cluster.changed:
+            if not local and self._member.view.is_learner(self._member.id):
+                raise ServerError("UNAVAILABLE", "etcdserver: rpc not supported for learner")
 
     def _wait_thawed(self) -> None:
         with self._cluster.changed:
@@ -128,6 +147,8 @@ class _Service:
         return _proto.LeaseRevokeResponse(header=self._header(revision))
 
     def lease_keep_alive(self, stream: ServerStream) -> Iterator[Any]:
+        self._wait_thawed()
+        self._refuse_learner()
         for request in stream:
             self._wait_thawed()
             ttl_s = self._cluster.keep_alive(self._member, request.ID)
@@ -156,6 +177,7 @@ class _Service:
 
     def watch(self, stream: ServerStream) -> Iterator[Any]:
         self._wait_thawed()
+        self._refuse_learner()
         yield from WatchStream(self._member, stream, self._start, self._header)
 
     # -- the cluster, and maintenance
@@ -163,17 +185,37 @@ class _Service:
     def member_list(self, request: Any) -> Any:
         if request.linearizable:
             self._cluster.settle(self._member)
-        members = [
-            _proto.Member(
-                ID=member.id,
-                # A member that has never run has told nobody its name and its client URLs.
-                name=member.name if member.starts else "",
-                peerURLs=[member.peer_url],
-                clientURLs=[member.client_url] if member.starts else [],
-            )
-            for member in self._cluster.members.values()
-        ]
-        return _proto.MemberListResponse(header=self._header(), members=members)
+        with self._cluster.changed:
+            return _proto.MemberListResponse(header=self._bare(), members=map(_listed, self._member.view.listed()))
+
+    def _bare(self) -> Any:
+        """Give the header of answers about members, which has no revision."""
+        return _proto.ResponseHeader(
+            cluster_id=self._cluster.id, member_id=self._member.id, raft_term=self._cluster.term
+        )
+
+    def _after(self) -> Any:
+        return map(_listed, self._cluster.membership.listed())
+
+    def member_add(self, request: Any) -> Any:
+        with self._cluster.changed:
+            entry = add(self._cluster, self._member, request.peerURLs, learner=request.isLearner)
+            return _proto.MemberAddResponse(header=self._bare(), member=_listed(entry), members=self._after())
+
+    def member_remove(self, request: Any) -> Any:
+        with self._cluster.changed:
+            remove(self._cluster, self._member, request.ID)
+            return _proto.MemberRemoveResponse(header=self._bare(), members=self._after())
+
+    def member_promote(self, request: Any) -> Any:
+        with self._cluster.changed:
+            promote(self._cluster, self._member, request.ID)
+            return _proto.MemberPromoteResponse(header=self._bare(), members=self._after())
+
+    def member_update(self, request: Any) -> Any:
+        with self._cluster.changed:
+            changed_urls(self._cluster, self._member, request.ID, request.peerURLs)
+            return _proto.MemberUpdateResponse(header=self._bare(), members=self._after())
 
     def status(self, request: Any) -> Any:
         with self._cluster.changed:
@@ -189,6 +231,7 @@ class _Service:
                 raftIndex=self._member.applied if self._member.stuck else len(self._cluster.log),
                 raftTerm=self._cluster.term,
                 raftAppliedIndex=self._member.applied,
+                isLearner=self._member.view.is_learner(self._member.id),
                 errors=[
                     *([] if leader else ["etcdserver: no leader"]),
                     *(f"memberID:{m} alarm:{_ALARMS[kind]} " for m, kind in sorted(self._cluster.alarms)),
@@ -234,3 +277,18 @@ class _Service:
     def move_leader(self, request: Any) -> Any:
         self._cluster.transfer(self._member, request.targetID)
         return _proto.MoveLeaderResponse(header=self._header())
+
+
+def _is_local(request: Any) -> bool:
+    """Whether it is a read that a member answers from its own state: with status, all that a learner answers."""
+    return isinstance(request, _proto.RangeRequest) and request.serializable
+
+
+def _listed(entry: Listed) -> Any:
+    return _proto.Member(
+        ID=entry.id,
+        name=entry.name,
+        peerURLs=entry.peer_urls,
+        clientURLs=entry.client_urls,
+        isLearner=entry.learner,
+    )

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed
+from etcdops.foreign import refuse_foreign
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.operations import pending
@@ -53,6 +54,7 @@ def heal(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: 
     Waits for the cluster's lock first, so a run that is alive heals itself. Raises HealFailed with what is still
     broken.
     """
+    refuse_foreign(cluster.record, f"heal of {cluster.name}")
     with cluster.locked(f"heal {cluster.name}", progress=progress):
         fault = cluster.store.unhealed(cluster.name)
         done = put_right(cluster, progress=progress)
@@ -85,6 +87,8 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
             m.name for m in cluster.members if m.record.wanted == "running" and not (begun and begun.target == m.name)
         ]
         stopped = [name for name in wanted if states[name] == "stopped"]
+        lost = cluster.runtime.lost_data(cluster.record, stopped) if stopped and cluster.record.bootstrapped else ()
+        wanted, stopped = ([name for name in names if name not in lost] for names in (wanted, stopped))
         try:
             if stopped:
                 progress(f"starting {', '.join(stopped)}")
@@ -100,6 +104,11 @@ def put_right(cluster: Cluster, *, progress: Callable[[str], None] = lambda mess
                 f"cluster {cluster.name} could not be healed: {error}",
                 remedy=f"{error.remedy} Then type `heal` again.".strip(),
             ) from error
+    if lost:
+        raise HealFailed(
+            f"cluster {cluster.name} could not be healed: the data of {' and '.join(lost)} is gone",
+            remedy=" ".join(f"`member.replace {name}` puts a new member in its place." for name in lost),
+        )
     return done
 
 

@@ -49,8 +49,8 @@ class Agreement(NamedTuple):
 def hashes_agree(cluster: Cluster, names: Sequence[str], *, timeout_s: float) -> Agreement:
     """Compare the keys of the named members, which must be voters: a learner answers no HashKV.
 
-    A member that lags is waited for, up to `timeout_s` seconds in all; each is asked for its hash at the newest revision
-    that all of them have. Traffic may run. Works from etcd 3.3 on. Reads all keys of every member, and writes nothing.
+    A member that lags is waited for, up to `timeout_s` seconds in all; each is asked for its hash at the newest
+    revision that all of them have. Traffic may run. Every member reads all of its keys for it; nothing is written.
     """
     deadline = time.monotonic() + timeout_s
     differed = 0

@@ -15,10 +15,19 @@ if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.status import ClusterStatus
 
-__all__ = ["DOWN", "PATIENCE_S", "look", "refuse_unhealthy", "settled"]
+__all__ = ["DOWN", "PATIENCE_S", "look", "refuse_unhealthy", "settled", "without_data"]
 
 #: The findings that say of a member that it is not up.
-DOWN = frozenset(("member-stopped", "member-frozen", "member-isolated", "member-unreachable", "member-not-serving"))
+DOWN = frozenset(
+    (
+        "member-stopped",
+        "member-data-gone",
+        "member-frozen",
+        "member-isolated",
+        "member-unreachable",
+        "member-not-serving",
+    )
+)
 
 #: How long a member may take to serve, and the others to agree again.
 PATIENCE_S = 30.0
@@ -49,8 +58,14 @@ def refuse_unhealthy(
 ) -> None:
     """Raise Refused if the gate finds an error, except about the member `about` and those whose codes are `ignoring`.
 
-    `remedies` says for a code what else helps, with {name} for the member.
+    With authentication on, etcd would refuse what etcdops asks, and that is said first. `remedies` says for a code
+    what else helps, with {name} for the member.
     """
+    if facts.auth:
+        raise Refused(
+            f"{operation} of {facts.cluster} is refused: authentication is on, and etcdops has no user",
+            remedy="`ctl -- --user root` asks for the password, and does what etcdctl can do. Nothing was changed.",
+        )
     found = [
         finding
         for finding in checks.findings(facts)
@@ -64,6 +79,20 @@ def refuse_unhealthy(
         f"{operation} of {facts.cluster} is refused: {'; '.join(finding.message for finding in found)}",
         remedy=" ".join(dict.fromkeys([*(finding.remedy for finding in found if finding.remedy), *more]))
         + " Nothing was changed.",
+    )
+
+
+def without_data(names: Sequence[str]) -> Refused:
+    """Give the refusal to start members that have run before, and whose data is gone.
+
+    Without what its log held a member may vote twice in a term. That is why etcd has one whose disk is lost removed,
+    and another added (https://etcd.io/docs/v3.5/op-guide/runtime-configuration/).
+    """
+    remedies = " ".join(f"`member.replace {name}` puts a new member in its place." for name in names)
+    return Refused(
+        f"the data of {' and '.join(names)} is gone: started so, a member would come back under its old id without what"
+        " it has promised to keep",
+        remedy=f"{remedies} Nothing was started.",
     )
 
 

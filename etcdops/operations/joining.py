@@ -20,7 +20,7 @@ from etcdops.errors import (
     WaitTimeout,
 )
 from etcdops.hints import remedy_for
-from etcdops.operations.gate import settled
+from etcdops.operations.gate import DOWN, settled
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import now
 from etcdops.state import Retired
@@ -59,6 +59,8 @@ _NOT_YET = (
     "not leader",
     "leader changed",
     "request timed out",
+    # An id is made of the URLs and of the second.
+    "member ID already exist",
 )
 
 
@@ -164,6 +166,10 @@ class Reconfiguration:
             # What is created from now on joins what exists.
             cluster.save(msgspec.structs.replace(joins.added_to(record), bootstrapped=True))
         if cluster.member(step.member).state() == "stopped":
+            # Whatever it did before, it has nothing to lose yet.
+            cluster.save(
+                cluster.record.with_member(msgspec.structs.replace(cluster.record.member(step.member), ref=""))
+            )
             cluster.start_members([step.member])
         elif cluster.member(step.member).state() == "paused":
             cluster.member(step.member).resume()
@@ -243,7 +249,8 @@ class Reconfiguration:
             time.sleep(0.05)
         if member.state() != "stopped":
             member.stop()
-        why = "undone" if self._joins else "removed"
+        undone = self._joins is not None and self._joins.recorded_in(cluster.record)
+        why = "undone" if undone else "removed"
         cluster.runtime.forget(cluster.record, name)
         cluster.save(cluster.record.left(name, Retired(name, member.record.data, why, self._run, now())))
 
@@ -255,14 +262,20 @@ class Reconfiguration:
         cluster = self._cluster
         names = [name for name in cluster.record.spec.names if cluster.member(name).state() == "running"]
         cluster.wait_serving(names)
-        listed = {info.name or hex_id(info.id): info for info in self._listed()}
+        urls = {member.peer_url: member.name for member in cluster.record.members}
+        listed = {
+            next((urls[url] for url in info.peer_urls if url in urls), info.name or hex_id(info.id))
+            for info in self._listed()
+        }
         recorded = set(cluster.record.spec.names)
-        if set(listed) != recorded:
+        if listed != recorded:
             raise EtcdopsError(
                 f"the member list is {', '.join(sorted(listed))}, and recorded are {', '.join(sorted(recorded))}",
                 remedy="Look at `status`.",
             )
-        settled(cluster, about=step.member if step.member not in names else "")
+        # Of the others, who was down before is so still: they need not be well, as long as there is a quorum.
+        away = [f for f in cluster.status().blockers if f.code in DOWN and f.member not in (*names, step.member)]
+        settled(cluster, away, about=step.member if step.member not in names else "")
         agreement = hashes_agree(cluster, names, timeout_s=60.0)
         if agreement.result == "different":
             raise EtcdopsError(

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from etcdops import checks, quorum
 from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts, collect
-from etcdops.operations.gate import PATIENCE_S, settled
+from etcdops.foreign import refuse_foreign
+from etcdops.operations import pending
+from etcdops.operations.gate import PATIENCE_S, settled, without_data
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
 
@@ -60,6 +62,7 @@ def plan_action(
     if action not in ACTIONS:
         raise SpecError(f"there is no action {action!r}", remedy=f"There are {', '.join(ACTIONS)}.")
     member = record.member(name)
+    refuse_foreign(record, f"member.{action} {name}", target=name)
     state = next(m.state for m in facts.members if m.name == name)
     done = Plan(f"member.{action}", record.spec.name, name)
     if state == ACTIONS[action].leaves or (state == "isolated" and action in ("start", "thaw")):
@@ -71,6 +74,8 @@ def plan_action(
             f"cluster {record.spec.name} is marked as production: no fault is applied to it",
             remedy=f"`member.stop {name}` stops a member in an orderly way.",
         )
+    if action == "start" and any(each.name == name and each.data_gone for each in facts.members):
+        raise without_data([name])
     steps: list[Step] = []
     consequence = ""
     if action in _TAKES_AWAY:
@@ -140,6 +145,9 @@ def run(
     WaitTimeout when it does not serve, or the others do not agree again, in time.
     """
     with cluster.locked(f"{action} {name} of {cluster.name}", progress=progress):
+        begun = pending.load(cluster)
+        if begun and begun.target == name and action in ("start", "thaw"):
+            raise Refused(f"{name} is left to `{begun}`, which has not come to its end", remedy=f"{begun.ways}.")
         cluster.save(cluster.runtime.adopt(cluster.record))
         before = collect(cluster.record, cluster.runtime)
         plan = plan_action(cluster.record, cluster.runtime, before, action, name, lose_quorum=lose_quorum)
@@ -171,7 +179,9 @@ def run(
             },
             progress,
         )
-        lost = bool(plan.consequence) or not (wait_s or action in _TAKES_AWAY)
+        # A learner, or a member too many, may go without a quorum to be lost: there is none to settle then, either.
+        held = quorum.quorum_after(quorum.voters(before), quorum.up(before)).holds
+        lost = bool(plan.consequence) or not (held if action in _TAKES_AWAY else wait_s)
         return _said(name, cluster.status() if lost else settled(cluster, checks.findings(before), about=name))
 
 

@@ -32,9 +32,9 @@ __all__ = ["Pending", "begin", "end", "going_on", "load", "now", "refuse_unfinis
 class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """An operation that has begun: which, on what, in which run, since when, and by which process.
 
-    `again` is the command that goes on with it and `back` the one that takes it back. `spec` and `member` are of the
-    member that is to join, with its ports and its place for data chosen. `old_id` is the id of the member that it
-    takes the place of. `record` is the whole record as it is to be, for an operation that swaps it.
+    `again` is the command that goes on with it and `back` the one that takes it back, if there is one. `spec` and
+    `member` are of the member that is to join, with its ports and its place for data chosen. `old_id` is the id of the
+    member that it takes the place of. `record` is the whole record as it is to be, for an operation that swaps it.
     """
 
     operation: str
@@ -52,6 +52,11 @@ class Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     def __str__(self) -> str:
         return f"{self.operation} {self.target}".rstrip()
+
+    @property
+    def ways(self) -> str:
+        """What can be done about it, as a clause: going on, and taking it back where that can be."""
+        return f"`{self.again}` goes on" + (f"; `{self.back}` takes it back" if self.back else "")
 
 
 def now() -> str:
@@ -109,7 +114,7 @@ def refuse_unfinished(cluster: Cluster, operation: str = "", target: str = "") -
         return pending
     raise Refused(
         f"`{pending}` of {pending.since} has not come to its end (run {pending.run})",
-        remedy=f"`{pending.again}` goes on with it; `{pending.back}` takes it back.",
+        remedy=f"{pending.ways}.",
     )
 
 
@@ -119,20 +124,16 @@ def going_on(cluster: Cluster, pending: Pending, progress: Callable[[str], None]
 
     Raises PartlyChanged in place of an error.
     """
-    how = f"`{pending.again}` goes on, `{pending.back}` takes it back"
     try:
         yield
     except EtcdopsError as error:
         if load(cluster) is None:
             raise
-        remedy = (
-            f"{error.remedy} Then `{pending.again}` goes on".strip() if error.remedy else f"`{pending.again}` goes on"
-        )
-        raise PartlyChanged(
-            f"{pending} has not come to its end: {error}", remedy=f"{remedy}; `{pending.back}` takes it back."
-        ) from error
+        remedy = f"{error.remedy} Then {pending.ways}." if error.remedy else f"{pending.ways}."
+        raise PartlyChanged(f"{pending} has not come to its end: {error}", remedy=remedy) from error
     except KeyboardInterrupt:
-        progress(f"{pending} has not come to its end: {how}")
+        if load(cluster) is not None:
+            progress(f"{pending} has not come to its end: {pending.ways}")
         raise
     with deferred():
         end(cluster)

@@ -14,13 +14,14 @@ import msgspec
 from etcdops import quorum, versions
 from etcdops.errors import EtcdopsError, Refused, SpecError
 from etcdops.facts import GAP_S, Facts
+from etcdops.foreign import WHERE_IT_RUNS, refuse_foreign
 from etcdops.operations import membership, pending
 from etcdops.operations.gate import DOWN, look, refuse_unhealthy
 from etcdops.operations.joining import Reconfiguration
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import Pending
 from etcdops.operations.plan import Plan, carry_out
-from etcdops.placement import place
+from etcdops.placement import place, with_pem_files
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -46,6 +47,12 @@ def _silent(text: str) -> None:
 #: What is said about a voter that is down, where a member is to be added.
 _REPLACE = "etcd adds no member while a voter is down; if {name} is lost for good, `member.replace {name}`."
 
+#: What is said where somebody else runs the members.
+_JOIN_THERE = (
+    f"`ctl -- member add NAME --learner --peer-urls=URL` announces one; start it {WHERE_IT_RUNS}; then"
+    " `member.promote NAME` after another `cluster.attach`."
+)
+
 
 def add(
     cluster: Cluster,
@@ -65,6 +72,7 @@ def add(
     anything is changed (a voter is down, the gate finds an error, the version is known to break it); PartlyChanged
     when a step fails, and then the same call goes on, and `undo` takes it back.
     """
+    refuse_foreign(cluster.record, f"member.add {name}".rstrip(), remedy=_JOIN_THERE)
     with cluster.locked(f"member.add {name or ''}".rstrip(), progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.add", name)
@@ -72,7 +80,7 @@ def add(
         if begun:
             joins = _of(begun)
         else:
-            spec = membership.new_member(cluster.record, name, cert=cert, key=key)
+            spec = with_pem_files(membership.new_member(cluster.record, name, cert=cert, key=key))
             _refuse_version(cluster, facts, "member.add", allow_known_bad)
             refuse_unhealthy(facts, f"adding {spec.name}", remedies=dict.fromkeys(DOWN, _REPLACE))
             joins = Joining(spec, _placed(cluster, spec))
@@ -99,6 +107,7 @@ def replace(
     is changed, for a member that serves, where the quorum would be lost, or the gate finds another error; PartlyChanged
     when a step fails: the same call goes on then, and `undo` ends it without the member.
     """
+    refuse_foreign(cluster.record, f"member.replace {name}".rstrip(), target=name, remedy=_JOIN_THERE)
     with cluster.locked(f"member.replace {name}", progress=progress):
         old = cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
@@ -141,6 +150,13 @@ def remove(
     Raises Refused, before anything is changed, for the last voter, where the quorum would be lost, or the gate finds an
     error about another member; PartlyChanged when a step fails: the same call goes on then.
     """
+    refuse_foreign(
+        cluster.record,
+        f"member.remove {name}",
+        target=name,
+        remedy=f"`ctl -- member remove ID` takes it out of the member list; stop it {WHERE_IT_RUNS}; then"
+        " `cluster.attach` again.",
+    )
     with cluster.locked(f"member.remove {name}", progress=progress):
         begun = pending.refuse_unfinished(cluster, "member.remove", name)
         leaves = begun.member if begun and begun.member else cluster.record.member(name)
@@ -155,9 +171,7 @@ def remove(
         plan = membership.plan_remove(cluster.record, cluster.runtime, facts, leaves, old_id)
         if not dry_run:
             confirm(plan)
-            begun = begun or pending.begin(
-                cluster, "member.remove", name, member=leaves, old_id=old_id, back=f"member.add {name}"
-            )
+            begun = begun or pending.begin(cluster, "member.remove", name, member=leaves, old_id=old_id, back="")
             _carry_out(cluster, plan, begun, progress)
         return plan
 
@@ -190,7 +204,7 @@ def promote(
             spec = cluster.record.spec.member(name)
             joins = _of(begun) if begun and begun.spec else Joining(spec, member)
             confirm(plan)
-            begun = begun or _begin(cluster, "member.promote", joins)
+            begun = begun or _begin(cluster, "member.promote", joins, back=f"member.remove {name}")
             _carry_out(cluster, plan, begun, progress)
         return plan
 
@@ -208,7 +222,7 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
         if begun.operation not in ("member.add", "member.replace"):
             raise Refused(
                 f"`{begun}` cannot be taken back by member.undo",
-                remedy=f"`{begun.again}` brings it to its end; afterwards `{begun.back}` takes it back.",
+                remedy=f"{begun.ways}.",
             )
         joins = _of(begun)
         cluster.save(cluster.runtime.adopt(cluster.record))
@@ -250,8 +264,9 @@ def _of(begun: Pending) -> Joining:
     return Joining(begun.spec, begun.member, begun.old_id)
 
 
-def _begin(cluster: Cluster, operation: str, joins: Joining) -> Pending:
-    return pending.begin(cluster, operation, joins.spec.name, spec=joins.spec, member=joins.member, old_id=joins.old_id)
+def _begin(cluster: Cluster, operation: str, joins: Joining, *, back: str = "member.undo") -> Pending:
+    spec, member, old_id = joins
+    return pending.begin(cluster, operation, spec.name, spec=spec, member=member, old_id=old_id, back=back)
 
 
 def _carry_out(cluster: Cluster, plan: Plan, begun: Pending, progress: Progress) -> None:

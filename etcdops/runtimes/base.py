@@ -20,15 +20,19 @@ __all__ = [
     "CanKill",
     "CanMovePorts",
     "CanPause",
+    "CanRestore",
+    "DataSeen",
     "Leftover",
     "MemberState",
     "MembersAlone",
     "Prepared",
+    "Restoration",
     "Runtime",
 ]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
-MemberState = Literal["running", "paused", "isolated", "stopped"]
+#: "unknown" is one that somebody else runs, and that accepts no connection from here.
+MemberState = Literal["running", "paused", "isolated", "stopped", "unknown"]
 
 
 class Prepared(NamedTuple):
@@ -54,6 +58,34 @@ class Leftover(NamedTuple):
     ref: str
     described: str
     runs: bool = True
+
+
+class Restoration(NamedTuple):
+    """What members are restored from: a snapshot that was verified, and how.
+
+    `sha256` is the whole file's, `trailer` its last 32 bytes (the SHA-256 of those before), both in hexadecimal; `size`
+    is in bytes. `bump` is by how much revisions are moved on, with all before marked as compacted; 0 for neither.
+    """
+
+    file: str
+    sha256: str
+    trailer: str
+    size: int
+    bump: int = 0
+
+
+class DataSeen(NamedTuple):
+    """What a member's data on the disk says: the revision of its last key, and, where that can be read, the rest.
+
+    `compact_revision`, `raft_index` and `raft_term` are -1, and `members` is None, where the runtime cannot see them.
+    What the member had only in its write-ahead log is not in it.
+    """
+
+    revision: int
+    compact_revision: int = -1
+    raft_index: int = -1
+    raft_term: int = -1
+    members: tuple[str, ...] | None = None
 
 
 class Runtime(Protocol):
@@ -108,6 +140,9 @@ class Runtime(Protocol):
 
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
+
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose data is gone or empty now."""
 
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a place for the next generation of data of a member called `name`. Nothing is made yet."""
@@ -205,3 +240,36 @@ class CanMovePorts(Protocol):
 
     def move_ports(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
         """Give the record with free ports for the named members; raises Refused where one is pinned."""
+
+
+@runtime_checkable
+class CanRestore(Protocol):
+    """Can make members' data from a snapshot, and look into data that no member is using."""
+
+    def refuse_full(self, record: ClusterRecord, size: int) -> None:
+        """Raise Refused where there is no room for data of every member from a snapshot of `size` bytes."""
+
+    def restore_data(self, record: ClusterRecord, restoration: Restoration, *, progress: Callable[[str], None]) -> None:
+        """Make the data that every member of `record` is to have from a snapshot, all at the same time.
+
+        What an earlier attempt has left there goes first, and what still runs of it. Raises SnapshotError when the
+        file is no longer what was verified, or etcd's tool fails; nothing is left of the data then.
+        """
+
+    def drop_data(self, record: ClusterRecord) -> None:
+        """Remove the data of every member of `record`, which none of them may ever have used, and what makes it."""
+
+    def restore_by_hand(self, record: ClusterRecord, restoration: Restoration) -> list[str]:
+        """Give the plain commands for `restore_data`, one for each member."""
+
+    def look_into(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, DataSeen | str]:
+        """Give what the data of the named members says, none of which may run, or why it cannot be read."""
+
+    def present_data(self, record: ClusterRecord, refs: Sequence[DataRef]) -> tuple[DataRef, ...]:
+        """Give those of these places for data that are there."""
+
+    def let_go(self, record: ClusterRecord) -> None:
+        """Forget what ties stopped members to the data that they have, so that they can be started from other data."""
+
+    def copy_database(self, record: ClusterRecord, name: str, target: str) -> None:
+        """Copy the database file of a member that does not run, `member/snap/db`, to a file of this machine."""

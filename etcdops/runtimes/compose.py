@@ -17,9 +17,10 @@ from typing import ClassVar
 import msgspec
 
 from etcdops.docker import compose, leftovers
-from etcdops.docker.compose import ComposeFile, project_of
+from etcdops.docker.compose import ComposeFile, file_of, project_of
 from etcdops.docker.engine import ALIVE, Container, Engine
 from etcdops.docker.logs import ContainerLogs
+from etcdops.docker.restoring import ROLE, RestoresVolumes
 from etcdops.docker.services import TLS_FILES, published_port, services_of
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.ports import free_ports, refuse_taken
@@ -37,7 +38,7 @@ _NETWORK_GONE = re.compile(r"network \S+ not found")
 _AUTO_PULL_S = 60.0
 
 
-class ComposeRuntime:
+class ComposeRuntime(RestoresVolumes):
     """Runs members as containers of a Docker engine: the one that the environment leads to, unless one is given."""
 
     name: ClassVar[str] = "compose"
@@ -65,11 +66,7 @@ class ComposeRuntime:
                 f"--etcd-bin {spec.etcd_bin} means members as processes, and the runtime is compose",
                 remedy="`image.build --etcd-bin PATH` makes an image of it; or use --runtime process.",
             )
-        if _CLIENT in spec.names:
-            raise SpecError(
-                f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
-                remedy="Choose another name.",
-            )
+        _refuse_reserved(spec)
         from etcdops.docker import images
 
         image = images.find(
@@ -86,6 +83,7 @@ class ComposeRuntime:
 
         Raises Refused when a pinned port is in use, or too few are free.
         """
+        _refuse_reserved(spec)
         host = self.engine.host
         pinned = {member.client_port for member in spec.members if member.client_port}
         refuse_taken(host, pinned)
@@ -272,6 +270,8 @@ class ComposeRuntime:
         found: dict[str, Container] = {}
         for container in self.engine.containers(cluster_id=record.id):
             name = container.member or _CLIENT
+            if container.labels.get("role") == ROLE:
+                continue
             if name not in found or container.state in ("running", "paused"):
                 found[name] = container
         return found
@@ -363,6 +363,12 @@ class ComposeRuntime:
         """Give what a member's container has logged, from `offset` on."""
         return self._logs.read(member.ref, offset)
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose volume is gone now."""
+        ran = [record.member(name) for name in names if record.member(name).ref]
+        there = self.engine.named("volume", cluster_id=record.id) if ran else []
+        return tuple(member.name for member in ran if member.data.place not in there)
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)
@@ -402,7 +408,8 @@ class ComposeRuntime:
         """Give the plain docker command for an action."""
         container, peer = member.ref[:12], _network(record, "peer")
         if action == "start" and not container:
-            return f"docker compose -p {project_of(record.spec.name, record.id)} up -d {member.name}"
+            project = project_of(record.spec.name, record.id)
+            return self.engine.by_hand("compose", "-p", project, "-f", file_of(record), "up", "-d", member.name)
         commands = {
             "resume": ["unpause", container],
             "isolate": ["network", "disconnect", peer, container],
@@ -419,6 +426,14 @@ class ComposeRuntime:
     def end_leftover(self, leftover: Leftover) -> None:
         """Remove it, whatever its state."""
         leftovers.remove(self.engine, leftover)
+
+
+def _refuse_reserved(spec: ClusterSpec) -> None:
+    if _CLIENT in spec.names:
+        raise SpecError(
+            f"a member in a container cannot be called {_CLIENT!r}: the container beside the members is",
+            remedy="Choose another name.",
+        )
 
 
 def _networks_of(container: Container) -> tuple[str, ...]:

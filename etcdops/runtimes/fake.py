@@ -42,22 +42,31 @@ class FakeRuntime(MembersAlone):
     `lies` is what they lie about; its fields may be changed at any time: `runtime.lies.two_leaders = True`.
     `election_s` is how long it takes to replace a lost leader, seconds. `request_timeout_s` is how long a call waits
     for a leader and a quorum before the member answers "etcdserver: request timed out": etcd waits for 5 s + 2 election
-    timeouts, which with elections as fast as these would be long.
+    timeouts, which with elections as fast as these would be long. `health_s` is how long members must have been
+    connected before etcd lets who is a member be changed, seconds; etcd's own is 5.
     """
 
     name: ClassVar[str] = "fake"
 
-    def __init__(self, *, lies: Lies | None = None, election_s: float = 0.2, request_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        lies: Lies | None = None,
+        election_s: float = 0.2,
+        request_timeout_s: float = 1.0,
+        health_s: float = 0.2,
+    ) -> None:
         self._host = LocalHost()
         self._lies = lies or Lies()
         self._election_s = election_s
         self._request_timeout_s = request_timeout_s
+        self._health_s = health_s
         self._clusters: dict[str, FakeCluster] = {}
         self._records: dict[str, ClusterRecord] = {}
         # Members by where their data is.
         self._members: dict[str, FakeMember] = {}
-        # Ports that are spoken for, by cluster: a cluster's members need not have been started yet.
-        self._placed: dict[str, set[int]] = {}
+        # Ports that are spoken for, by cluster and member: members need not have been started yet.
+        self._placed: dict[tuple[str, str], set[int]] = {}
 
     @property
     def lies(self) -> Lies:
@@ -85,11 +94,12 @@ class FakeRuntime(MembersAlone):
             raise Refused(
                 "members in memory do not speak TLS", remedy="Use the runtime process for a cluster with TLS."
             )
-        spoken_for = set().union(*(ports for other, ports in self._placed.items() if other != cluster_id))
+        placed_again = {(cluster_id, member.name) for member in spec.members}
+        spoken_for = set().union(*(ports for other, ports in self._placed.items() if other not in placed_again))
         pinned = {port for m in spec.members for port in (m.client_port, m.peer_port) if port}
         if both := pinned & spoken_for:
             raise Refused(
-                f"port {min(both)} is in use by another cluster in memory, so no member can listen there",
+                f"port {min(both)} is in use by another member in memory, so none can listen there",
                 remedy="Give another port, or none.",
             )
         refuse_taken(self._host, pinned)
@@ -105,7 +115,8 @@ class FakeRuntime(MembersAlone):
             )
             for member in spec.members
         )
-        self._placed[cluster_id] = {_port(url) for m in members for url in (m.client_url, m.peer_url)}
+        for m in members:
+            self._placed[cluster_id, m.name] = {_port(url) for url in (m.client_url, m.peer_url)}
         return members
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
@@ -124,9 +135,12 @@ class FakeRuntime(MembersAlone):
         started: list[FakeMember] = []
         try:
             for name in names:
-                member, place = cluster.members[name], record.member(name).data.place
-                self._members[place] = member
-                member.client_url, member.peer_url = record.member(name).client_url, record.member(name).peer_url
+                recorded = record.member(name)
+                if recorded.data.place not in self._members:
+                    self._members[recorded.data.place] = cluster.newcomer(name)
+                member = self._members[recorded.data.place]
+                member.client_url, member.peer_url = recorded.client_url, recorded.peer_url
+                member.initial_cluster = tuple(each.peer_url for each in record.members)
                 member.start()
                 started.append(member)
                 changed = msgspec.structs.replace(record.member(name), ref=_ref(member), wanted="running")
@@ -141,14 +155,16 @@ class FakeRuntime(MembersAlone):
         from etcdops.fake.cluster import FakeCluster
 
         if record.id not in self._clusters:
-            self._clusters[record.id] = FakeCluster(
+            cluster = self._clusters[record.id] = FakeCluster(
                 record.id,
-                record.spec.names,
+                {member.name: member.peer_url for member in record.members},
                 lies=self._lies,
                 election_s=self._election_s,
                 request_timeout_s=self._request_timeout_s,
+                health_s=self._health_s,
             )
-            self._records[record.id] = record
+            self._members.update((member.data.place, cluster.members[member.name]) for member in record.members)
+        self._records[record.id] = record
         return self._clusters[record.id]
 
     def _find(self, member: MemberRecord) -> FakeMember | None:
@@ -202,6 +218,10 @@ class FakeRuntime(MembersAlone):
         with found.cluster.changed:
             return bytes(found.logged[offset:])
 
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give none: what is in memory is not lost on its own."""
+        return ()
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a place for the next generation of data of a member called `name`."""
         generation = record.next_generation(name)
@@ -216,11 +236,10 @@ class FakeRuntime(MembersAlone):
         """Forget the cluster and its data, and end what still runs. Safe to call twice."""
         cluster = self._clusters.pop(record.id, None)
         self._records.pop(record.id, None)
-        self._placed.pop(record.id, None)
-        for member in cluster.members.values() if cluster else ():
+        self._placed = {which: ports for which, ports in self._placed.items() if which[0] != record.id}
+        for member in cluster.processes if cluster else ():
             member.kill()
-        for recorded in record.members:
-            self._members.pop(recorded.data.place, None)
+        self._members = {place: member for place, member in self._members.items() if member.cluster is not cluster}
 
     # -- for people
 
@@ -236,9 +255,8 @@ class FakeRuntime(MembersAlone):
         """Give every member of any cluster that runs in memory by this object."""
         for cluster_id, cluster in self._clusters.items():
             record = self._records[cluster_id]
-            for member in cluster.members.values():
-                if member.state != "stopped":
-                    place = record.member(member.name).data.place
+            for place, member in self._members.items():
+                if member.cluster is cluster and member.state != "stopped":
                     described = f"the running member {member.name}, in memory"
                     yield Leftover(record.spec.name, cluster_id, member.name, record.state_dir, place, described)
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import msgspec
 
+from etcdops.directories import RestoresDirectories
 from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.etcd_flags import etcd_flags
 from etcdops.hosts import Host, LocalHost
@@ -31,7 +32,7 @@ _ROOM_PER_MEMBER = 160 * 2**20
 _MARK = "ETCDOPS_CLUSTER_ID"
 
 
-class ProcessRuntime(MembersAlone):
+class ProcessRuntime(MembersAlone, RestoresDirectories):
     """Runs members as processes of a host."""
 
     name: ClassVar[str] = "process"
@@ -237,6 +238,11 @@ class ProcessRuntime(MembersAlone):
     def log_bytes(self, member: MemberRecord, offset: int = 0) -> bytes:
         """Give what a member has logged, from `offset` on."""
         return self.host.read(member.log, offset)
+
+    def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
+        """Give those of the named members that have run before, and whose directory is gone or empty now."""
+        members = [record.member(name) for name in names]
+        return tuple(member.name for member in members if member.ref and self.host.is_empty(member.data.place))
 
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a directory for the next generation of data of a member called `name`. Nothing is made yet."""

@@ -137,8 +137,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def now() -> str:
-    """Give the time as manifests have it."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+    """Give the time as manifests have it: of two snapshots in one second, it says which is the newer."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def manifest_path(path: str | os.PathLike[str]) -> Path:

@@ -46,7 +46,8 @@ class SnapshotReport(msgspec.Struct, frozen=True):
 
     `result` is "failed" when any check failed. `level` is how thoroughly it was looked at: "hash" (its trailer),
     "pages" (every page of the database as well) or "boot" (a member started from it as well); None when it failed.
-    `revision` is None where the database could not be read, `keys` where no member was started from it.
+    `revision` is None where the database could not be read, `keys` where no member was started from it. `sha256` is the
+    whole file's.
     """
 
     schema: int
@@ -57,6 +58,7 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     revision: int | None
     keys: int | None
     checks: tuple[SnapshotCheck, ...]
+    sha256: str = ""
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -305,6 +307,7 @@ class _Findings:
             revision=contents.revision if contents else None,
             keys=self._keys,
             checks=tuple(self._checks),
+            sha256=self._sha256,
         )
 
 

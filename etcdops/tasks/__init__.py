@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, remote, snapshots
+from etcdops.tasks import (
+    clusters,
+    data,
+    drills,
+    environment,
+    etcd,
+    images,
+    maintenance,
+    members,
+    membership,
+    remote,
+    restoring,
+    snapshots,
+)
 
 __all__ = ["namespace"]
 
@@ -21,6 +34,10 @@ def _collection() -> Collection:
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
+    for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
+        cluster.add_task(upkeep)
+    cluster.add_task(clusters.attach_endpoints, name="attach")
+    cluster.add_task(restoring.recover, name="recover")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")
@@ -39,10 +56,24 @@ def _collection() -> Collection:
     snapshot.add_task(snapshots.prune, name="prune")
     snapshot.add_task(remote.push, name="push")
     snapshot.add_task(remote.pull, name="pull")
+    snapshot.add_task(restoring.restore, name="restore")
+    snapshot.add_task(restoring.rollback, name="rollback")
     for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
-    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")
+    keys = (
+        "cluster",
+        "runtime",
+        "size",
+        "etcd_version",
+        "etcd_bin",
+        "image",
+        "port",
+        "quota",
+        "output",
+        "timeout",
+        "offline",
+    )
     drill_keys = ("rate", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from etcdops.foreign import is_foreign
 from etcdops.tasks.common import (
     HELP,
     attach,
@@ -31,6 +32,7 @@ from etcdops.tasks.common import (
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster, Progress, Started
     from etcdops.runtimes.base import Runtime
+    from etcdops.spec import ClusterSpec
     from etcdops.status import ClusterStatus
 
 __all__ = ["FIXED", "ctl", "down_env", "ensure_up", "logs", "start_as_configured", "status", "up_env"]
@@ -50,6 +52,7 @@ def _help(*names: str, **own: str) -> dict[str, str]:
         "image",
         "offline",
         "output",
+        quota="how large a member's database may become, such as 512MiB (fixed when created; default: etcd's, 2GiB)",
         port="first of the ports that members take (default: free ones are chosen)",
         timeout="how many seconds the members may take to acknowledge a write (default: 60)",
     )
@@ -64,6 +67,7 @@ def up_env(
     etcd_bin: str | None = None,
     image: str | None = None,
     port: str | None = None,
+    quota: str | None = None,
     output: str | None = None,
     timeout: str | None = None,
     offline: bool = False,
@@ -82,6 +86,7 @@ def up_env(
         "etcd_version": etcd_version,
         "etcd_bin": etcd_bin,
         "image": image,
+        "quota": quota,
     }
     timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
@@ -111,7 +116,7 @@ def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> 
 
 
 #: Flags about what is fixed when a cluster is created.
-FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port")
+FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota")
 
 
 def ensure_up(
@@ -128,19 +133,52 @@ def ensure_up(
 
     `check` is called with the runtime of a cluster that is to be created, and may refuse.
     """
-    from etcdops import runtimes
     from etcdops.cluster import Cluster
+
+    wish = wish_for(c, name, fixed, offline=offline, progress=progress, check=check)
+    return Cluster.ensure_up(
+        wish.spec,
+        runtime=wish.runtime,
+        size=wish.size,
+        offline=wish.offline,
+        timeout_s=timeout_s,
+        progress=progress,
+    )
+
+
+class Wish(NamedTuple):
+    """What is asked for of a cluster, by flags or configuration; "" and 0 for what is not."""
+
+    spec: ClusterSpec
+    runtime: str
+    size: int
+    offline: bool
+    exists: bool
+
+
+def wish_for(
+    c: Context,
+    name: str,
+    fixed: dict[str, str | None],
+    *,
+    offline: bool,
+    progress: Progress,
+    check: Callable[[Runtime], None] = lambda runtime: None,
+) -> Wish:
+    """Give what is asked for of a cluster that exists, or that is to be created; see `ensure_up`."""
+    from etcdops import runtimes
     from etcdops.errors import ClusterNotFound
     from etcdops.spec import ClusterSpec, parse_size
     from etcdops.state import Store
+    from etcdops.units import parse_bytes
 
     # What is fixed at creation is compared with what an existing cluster has; there, only a flag is a wish. The
     # configuration speaks for clusters that are yet to be created.
-    configured = {key: flag(c, key, value) for key, value in fixed.items()}
+    configured = {key: flag(c, key, fixed.get(key)) for key in FIXED}
     wish, exists = configured, True
     try:
         Store.find().load(name)
-        wish = {key: configured[key] if value is not None else "" for key, value in fixed.items()}
+        wish = {key: configured[key] if fixed.get(key) is not None else "" for key in FIXED}
     except ClusterNotFound:
         exists = False
     spec = ClusterSpec.of_size(
@@ -150,6 +188,7 @@ def ensure_up(
         etcd_version=wish["etcd_version"],
         etcd_bin=wish["etcd_bin"],
         image=wish["image"],
+        quota_bytes=parse_bytes(wish["quota"], "quota") if wish["quota"] else 0,
     )
     offline = is_offline(c, offline)
     kind = wish["runtime"]
@@ -158,14 +197,7 @@ def ensure_up(
         if reason:
             progress(reason)
         check(runtimes.get(kind))
-    return Cluster.ensure_up(
-        spec,
-        runtime=kind,
-        size=parse_size(wish["size"]) if wish["size"] else 0,
-        offline=offline,
-        timeout_s=timeout_s,
-        progress=progress,
-    )
+    return Wish(spec, kind, parse_size(wish["size"]) if wish["size"] else 0, offline, exists)
 
 
 def _warn_about(cluster: Cluster) -> None:
@@ -230,6 +262,11 @@ def down_env(
     """
     timeout_s = seconds(c, timeout, 30)
     down = attach(c, cluster)
+    if purge and is_foreign(down.record):
+        confirm(f"Forget {down.name}? Its members and their data are not touched.", yes=yes)
+        down.purge(progress=say)
+        say(f"{down.name} is forgotten; its members were not touched, and `cluster.attach` records them again")
+        return
     if purge:
         sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
         confirm(f"Delete cluster {down.name} with all its data?", yes=yes)

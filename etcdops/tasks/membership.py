@@ -172,7 +172,7 @@ def _run(
 
     plan = operation(dry_run=dry_run, confirm=ask, progress=say)
     if form == "json":
-        emit_json(plan)
+        emit_json({"schema": 1, "plan": plan})
     elif dry_run or not plan.steps:
         emit(plan_text(plan))
     if not dry_run and plan.steps:

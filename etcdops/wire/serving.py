@@ -57,9 +57,12 @@ class Server:
         self._pool = pool
         self.port = port
 
-    def stop(self) -> None:
-        """Stop listening and break all calls off, as a killed process would; return when that is done."""
-        self._server.stop(None).wait()
+    def stop(self, grace_s: float | None = None) -> None:
+        """Stop listening and break all calls off, as a killed process would; return when that is done.
+
+        With `grace_s`, answers that are on their way may take so many seconds.
+        """
+        self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -39,6 +39,9 @@ _TYPED_AND_NOT_RUN = {
     "~/etcdops/bin/pip install .": "as the one before",
     "~/etcdops/bin/etcdops failed-leader": "as the one before",
     "etcdops etcd.fetch": "needs a network; tests/unit/test_fetch.py runs it against a mirror",
+    "etcdops cluster.attach --cluster prod --endpoints https://etcd1:2379 --cacert ca.pem --cert c.pem --key k.pem": (
+        "somebody's cluster; tests/suite/test_attach.py attaches one with TLS"
+    ),
     "etcdops cluster.prune": "would remove what other tests have left on this machine; the suite runs it with names",
     "kill -STOP PID": "which process that is differs each time; the drill's own words, checked in its output",
     "kill -CONT PID": "as the one before",
@@ -47,6 +50,17 @@ _TYPED_AND_NOT_RUN = {
     "docker network ls": "shows what others have as well",
     "aws s3 cp monday.db s3://backups/lab/ && aws s3 cp monday.db.json s3://backups/lab/": "needs a bucket",
     "scp monday.db monday.db.json backup.example.com:/srv/etcd/lab/": "needs another machine",
+    **dict.fromkeys(
+        (
+            "etcdutl snapshot status FILE -w table",
+            "etcdutl snapshot restore FILE --name NAME --data-dir NEW \\",
+            "    --initial-cluster ironman=URL,thor=URL,deadpool=URL --initial-advertise-peer-urls URL \\",
+            "    --initial-cluster-token NEW-TOKEN --bump-revision 1000000000 --mark-compacted",
+            "etcdctl --endpoints URL snapshot save FILE",
+            "cp DATA/member/snap/db FILE",
+        ),
+        "a form to fill in; the commands' own plans, which other examples print, have it filled in",
+    ),
     **dict.fromkeys(
         (
             "docker compose -f compose/docker-compose.yaml up -d",

@@ -305,16 +305,26 @@ def test_no_fault_by_hand_on_production(tmp_path: Path) -> None:
 
 @pytest.mark.runtime("process")  # about a data directory and its permissions
 def test_a_member_that_cannot_come_back_says_what_to_do(cli: CommandLine) -> None:
-    """A member whose data was wiped dies when it is started; the error quotes its log, and says to replace it."""
+    """A member whose data is damaged dies when it is started; the error quotes its log. Without any it is refused."""
     assert cli("up-env", "--runtime", "process").code == 0
     cluster = Cluster.attach("lab", store=cli.store)
     name = _followers(cluster)[0]
     assert cli("member.stop", name).code == 0
-    shutil.rmtree(cluster.member(name).record.data.place)
+    data = Path(cluster.member(name).record.data.place)
+    shutil.rmtree(data)
+    refused = cli("member.start", name)
+    assert refused.code == 3
+    assert f"the data of {name} is gone" in refused.err
+    assert f"`member.replace {name}` puts a new member in its place. Nothing was started." in refused.err
+    assert f"error member-data-gone: {name} is stopped, and its data is gone" in cli("status").out
+    # All that can be started is.
+    up = cli("up-env")
+    assert (up.code, f"{name} stays stopped: its data is gone" in up.err) == (0, True), up.err
+    data.mkdir()
+    (data / "member").write_text("a file where etcd wants a directory")
     ended = cli("member.start", name)
     assert ended.code == 1
     assert f"error: member {name} died:" in ended.err
-    assert "remove the member, then add it anew" in ended.err
     assert "Its whole log is " in ended.err
 
 

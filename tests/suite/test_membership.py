@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from etcdops import runtimes
+from etcdops import drills, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import PartlyChanged, Refused, SpecError
 from etcdops.operations import data, joining, pending, reconfigure
 from etcdops.operations.plan import Plan
 from etcdops.report.journal import read_journal
+from etcdops.report.terminal import status_text
 from etcdops.spec import ClusterSpec, Timing
 from etcdops.state import Store
 from tests.conftest import CommandLine, need_runtime, place
@@ -47,7 +49,11 @@ def _voters(cluster: Cluster) -> list[str]:
 
 
 def _put(cluster: Cluster, key: str) -> None:
-    cluster.client(cluster.leader().name).put(key, "x" * 200)
+    """Write through the leader, once there is one."""
+    deadline = time.monotonic() + 10.0
+    while (leader := cluster.status().leader) is None:
+        assert time.monotonic() < deadline, "nobody leads"
+    cluster.client(leader).put(key, "x" * 200)
 
 
 def _keys(cluster: Cluster, member: str, prefix: str) -> int:
@@ -228,6 +234,8 @@ def test_an_add_killed_anywhere_goes_on_or_is_taken_back(lab: Cluster) -> None:
         assert [f.code for f in lab.status().warnings if f.code == "operation-unfinished"] == ["operation-unfinished"]
         with pytest.raises(Refused, match=r"`member.add hulk` of .* has not come to its end"):
             lab.remove_member("thor")
+        with pytest.raises(Refused, match=r"`member.add hulk` of .* has not come to its end"):
+            drills.run("failed-leader", lab)
         # Whoever brings the cluster up meanwhile leaves the member alone.
         lab.up()
         promoted = "hulk" in _voters(lab)
@@ -297,6 +305,7 @@ def test_a_step_that_fails_says_how_to_go_on(lab: Cluster, monkeypatch: pytest.M
     assert "`member.add hulk` goes on; `member.undo` takes it back." in caught.value.remedy
     [learner] = [member for member in lab.status().members if member.role == "learner"]
     assert learner.name == "hulk"
+    assert "3/3 voters healthy, quorum 2, can lose 1" in status_text(lab.status())
     monkeypatch.undo()
     lab.promote_member("hulk")
     assert "hulk" in _voters(lab)
@@ -344,7 +353,7 @@ def test_tasks_show_the_plan_and_ask(line: CommandLine) -> None:
 
     added = line("member.add", "-o", "json")
     assert added.code == 0, added.err
-    assert [step["do"] for step in json.loads(added.out)["steps"]] == [
+    assert [step["do"] for step in json.loads(added.out)["plan"]["steps"]] == [
         "add-learner",
         "start",
         "catch-up",
@@ -386,7 +395,7 @@ def test_ctrl_c_while_it_waits_says_how_to_go_on(line: CommandLine, wait_until: 
     if begun.returncode == 0:
         pytest.skip("it was faster than the signal")
     assert begun.returncode == 130, err
-    assert "member.add thor has not come to its end: `member.add thor` goes on, `member.undo` takes it back" in err
+    assert "member.add thor has not come to its end: `member.add thor` goes on; `member.undo` takes it back" in err
     told = line("status")
     assert "operation-unfinished" in told.out + told.err
     assert line("member.add").code == 0

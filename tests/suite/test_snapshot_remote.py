@@ -111,7 +111,7 @@ def _sftp(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def here(tmp_path: Path, saved: tuple[Path, Path]) -> CommandLine:
+def here(tmp_path: Path, saved: tuple[Path, Path]) -> Iterator[CommandLine]:
     """A directory with both snapshots of `lab` among those of its state."""
     line = CommandLine(tmp_path / "here")
     directory = line.store.root / "snapshots" / "lab"
@@ -119,7 +119,8 @@ def here(tmp_path: Path, saved: tuple[Path, Path]) -> CommandLine:
     for path in saved:
         shutil.copy2(path, directory)
         shutil.copy2(manifest_path(path), manifest_path(directory / path.name))
-    return line
+    yield line
+    line.purge()
 
 
 def _names(there: Place) -> dict[str, Snapshot]:

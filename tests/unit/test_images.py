@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Docker:
         *,
         timeout_s: float,
         env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
+        stdin: bytes | Iterator[bytes] = b"",
         on_line: Callable[[str], None] | None = None,
     ) -> Completed:
         """Answer a docker command."""
