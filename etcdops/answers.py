@@ -95,6 +95,8 @@ class Status(NamedTuple):
     revision: int
     errors: tuple[str, ...]
     is_learner: bool
+    #: The space quota; 0 where the server does not say (before 3.6), and not to be trusted before 3.6.6.
+    db_size_quota: int = 0
 
 
 class HashKV(NamedTuple):
@@ -220,6 +222,7 @@ def read_status(answer: Any) -> Status:
         revision=header.revision,
         errors=tuple(answer.errors),
         is_learner=answer.isLearner,
+        db_size_quota=answer.dbSizeQuota,
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from etcdops import versions
 from etcdops.answers import hex_id
 from etcdops.findings import CODES, Finding, by_severity
+from etcdops.foreign.remedies import elsewhere
 from etcdops.quorum import (
     DOWN,
     answering,
@@ -27,6 +28,8 @@ from etcdops.quorum import (
     voters,
     why_not_up,
 )
+from etcdops.space import FULL_PERCENT, DefragRule, measure
+from etcdops.units import size_text
 
 if TYPE_CHECKING:
     from etcdops.facts import Facts
@@ -37,9 +40,9 @@ __all__ = ["check_change", "check_snapshot", "even_size", "findings"]
 _ALARMS = {
     "NOSPACE": (
         "no write is accepted: the space quota is used up",
-        "`ctl -- compact REVISION`, `ctl -- defrag --cluster`, then `ctl -- alarm disarm` (which disarms CORRUPT too)",
+        "`cluster.heal-nospace` compacts, defragments and disarms it; `ctl -- alarm disarm` would disarm CORRUPT too.",
     ),
-    "CORRUPT": ("its data differs from that of the others, and nothing is served", "Replace it; do not disarm this."),
+    "CORRUPT": ("its data differs from that of the others, and writes are refused", "Replace it; do not disarm this."),
 }
 
 #: The code of a member that is not there, and what brings it back, by what the runtime sees of it.
@@ -47,6 +50,7 @@ _AWAY = {
     "stopped": ("member-stopped", "`member.start {name}` starts it; `up-env` starts all."),
     "paused": ("member-frozen", "`member.thaw {name}` lets it go on; so do `heal` and `up-env`."),
     "isolated": ("member-isolated", "`heal` connects it again."),
+    "unknown": ("member-unreachable", ""),
 }
 
 
@@ -59,12 +63,13 @@ def findings(facts: Facts) -> tuple[Finding, ...]:
         *_leadership(facts),
         *_progress(facts),
         *_alarms(facts),
+        *_space(facts),
         *_versions(facts),
     ]
     if facts.auth:
         said = "authentication is on, and etcdops has no user: what members tell only to users is missing"
         found.append(Finding.of("auth", said, remedy="`ctl -- --user NAME endpoint status --cluster` shows it."))
-    return by_severity(found)
+    return by_severity(map(elsewhere, found) if facts.foreign else found)
 
 
 def check_change(facts: Facts, *, stopping: str = "", removing: str = "", adding: str = "") -> tuple[Finding, ...]:
@@ -83,14 +88,13 @@ def check_change(facts: Facts, *, stopping: str = "", removing: str = "", adding
     why = {name: why_not_up(facts, name) for name in missing}
     counts = f"{len(after.up)} of {len(after.voters)} voters up"
     what = f"adding {adding}" if adding else f"removing {removing}" if removing else f"taking {stopping} away"
-    return (
-        Finding.of(
-            "quorum-at-risk",
-            f"{what} would leave {counts}, and the quorum is {after.needed}{': ' if why else ''}{_say(why, why)}",
-            member=target or adding,
-            remedy=_bring_up(facts, missing) if missing else "`down-env` stops a whole cluster and keeps its data.",
-        ),
+    found = Finding.of(
+        "quorum-at-risk",
+        f"{what} would leave {counts}, and the quorum is {after.needed}{': ' if why else ''}{_say(why, why)}",
+        member=target or adding,
+        remedy=_bring_up(facts, missing) if missing else "`down-env` stops a whole cluster and keeps its data.",
     )
+    return (elsewhere(found) if facts.foreign else found,)
 
 
 def check_snapshot(facts: Facts, *, max_age_s: float = 86_400.0) -> tuple[Finding, ...]:
@@ -145,11 +149,12 @@ def _members(facts: Facts) -> list[Finding]:
             found.append(Finding.of("member-data-gone", said, member=member.name, remedy=remedy))
         elif member.state in _AWAY:
             code, remedy = _AWAY[member.state]
+            why = f" ({member.errors[0]})" if member.errors else ""
             asked_for = ", as was asked for" if member.state == "stopped" and member.wanted == "stopped" else ""
             found.append(
                 Finding.of(
                     code,
-                    f"{member.name} {DOWN[member.state]}{asked_for}",
+                    f"{member.name} {DOWN[member.state]}{asked_for}{why}",
                     member=member.name,
                     remedy=remedy.format(name=member.name),
                 )
@@ -236,7 +241,7 @@ def _listed_members(facts: Facts) -> list[Finding]:
                 )
             )
         if info.name and name not in recorded:
-            said = f"{name} ({number}) is a member, and etcdops did not make it: whether it is up is not looked at"
+            said = f"{name} ({number}) is a member, and etcdops has no record of it: whether it is up is not looked at"
             found.append(Finding.of("member-unknown", said, member=name))
     there = {name_of(info, facts) for info in listed}
     for member in facts.members:
@@ -332,6 +337,23 @@ def _alarms(facts: Facts) -> list[Finding]:
             said = f"{name} has raised {alarm.kind}: {means}"
             code = f"alarm-{alarm.kind.lower()}"
             found.append(Finding(code, said, CODES.get(code, "error"), name, cure))
+    return found
+
+
+def _space(facts: Facts) -> list[Finding]:
+    """Find databases that near their quota, and those that would give much back, by what Status tells alone."""
+    found = []
+    full = {alarm.member_id for alarm in newest_alarms(facts) if alarm.kind == "NOSPACE"}
+    ids = {member.name: member.status.member_id for member in facts.members if member.status}
+    for space in measure(facts):
+        if space.used_percent > FULL_PERCENT and not full & {0, ids[space.member]}:
+            said = f"{space.member}'s database takes {space.used_percent:.0f} % of its space quota: {space}"
+            cure = "`cluster.compact` and `cluster.defrag` give space back; at 100 % no write is accepted."
+            found.append(Finding.of("quota-high", said, member=space.member, remedy=cure))
+        if DefragRule().judge(space).chosen:
+            said = f"{space.member}'s database has {size_text(space.free)} of {size_text(space.db_size)} free"
+            cure = "`cluster.defrag` gives that back to the disk."
+            found.append(Finding.of("fragmented", said, member=space.member, remedy=cure))
     return found
 
 

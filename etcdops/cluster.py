@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -30,20 +30,20 @@ from etcdops.errors import (
     QuorumLost,
     Refused,
 )
+from etcdops.foreign import FORGET, bring_back, is_foreign, refuse_foreign
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.member import Member
+from etcdops.operations.methods import Operations
 from etcdops.placement import check_same, place, remember, with_tls_files
 from etcdops.runtimes.base import CanMovePorts
-from etcdops.spec import ClusterSpec
+from etcdops.spec import ClusterSpec, Tls
 from etcdops.state import SCHEMA, ClusterRecord, Store, remove_tree
 from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
-    from etcdops.operations.plan import Plan
     from etcdops.runtimes.base import Runtime
-    from etcdops.snapshots.restoring import Restored
     from etcdops.status import ClusterStatus
 
 __all__ = ["Cluster", "Progress", "Started"]
@@ -72,7 +72,7 @@ class Started(NamedTuple):
     started: list[str]
 
 
-class Cluster:
+class Cluster(Operations):
     """A cluster that etcdops made, and all that can be done with it.
 
     Get one from `Cluster.create` or `Cluster.attach`. As a context manager it is up inside the block; afterwards a
@@ -182,6 +182,26 @@ class Cluster:
         return cls(store, record, runtime or runtimes.of(record))
 
     @classmethod
+    def attach_endpoints(
+        cls,
+        endpoints: str | Iterable[str] = (),
+        name: str = "lab",
+        *,
+        tls: Tls | None = None,
+        purpose: str = "",
+        store: Store | None = None,
+        progress: Progress = _silent,
+    ) -> Cluster:
+        """Record a cluster that somebody else runs, by client URLs of its members, and take it up.
+
+        It is marked as production unless `purpose` is "lab". Again on the same cluster, what is recorded of its members
+        is refreshed. Raises as `etcdops.foreign.attaching.attach` does.
+        """
+        from etcdops.foreign.attaching import attach
+
+        return attach(endpoints, name, tls=tls, purpose=purpose, store=store, progress=progress).cluster
+
+    @classmethod
     def ensure_up(
         cls,
         spec: ClusterSpec,
@@ -249,8 +269,8 @@ class Cluster:
 
     @property
     def endpoints(self) -> list[str]:
-        """The client URLs of all its members."""
-        return [member.client_url for member in self.record.members]
+        """The client URLs of all its members; of one that somebody else runs, if it is reached from here."""
+        return [member.client_url for member in self.record.members if member.client_url]
 
     def member(self, name: str) -> Member:
         """Give the member called `name`; raise SpecError if there is none."""
@@ -302,6 +322,7 @@ class Cluster:
     def up_locked(self, *, timeout_s: float = 60.0, progress: Progress = _silent) -> list[str]:
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
+        refuse_foreign(self.record, f"up-env of {self.name}")
         record = self.runtime.adopt(self.record)
         changing = self._changing(progress)
         states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
@@ -327,7 +348,8 @@ class Cluster:
             try:
                 self._launch(stopped)
                 mended = self._mend(progress)
-                wait_first_write(self, stopped, timeout_s)
+                if alarm := wait_first_write(self, stopped, timeout_s):
+                    progress(f"writes are refused ({alarm}): `status` names the alarm, and what to do")
                 self.wait_serving(stopped, timeout_s=max(deadline - time.monotonic(), 1.0))
             except BaseException:
                 progress(f"the start failed: stopping {', '.join(stopped)} again")
@@ -426,6 +448,7 @@ class Cluster:
 
     def down_locked(self, *, timeout_s: float = 30.0) -> list[str]:
         """Do what `down` does, for a caller who holds the cluster's lock."""
+        refuse_foreign(self.record, f"down-env of {self.name}", remedy=FORGET)
         self.save(self.runtime.adopt(self.record))
         states = self.runtime.states(self.record)
         running = [name for name, state in states.items() if state != "stopped"]
@@ -444,7 +467,10 @@ class Cluster:
         return running
 
     def purge(self, *, progress: Progress = _silent) -> None:
-        """End every member and delete the cluster with all its data. There is no way back; see `contents`."""
+        """End every member and delete the cluster with all its data. There is no way back; see `contents`.
+
+        A cluster that somebody else runs is forgotten, and not touched.
+        """
         with self.locked(f"purge {self.name}", progress=progress):
             self.purge_locked()
         if self._directory:
@@ -453,7 +479,8 @@ class Cluster:
     def purge_locked(self) -> None:
         """Do what `purge` does, for a caller who holds the cluster's lock."""
         self.save(self.runtime.adopt(self.record))
-        self._want(self.record.spec.names, "stopped")
+        if not is_foreign(self.record):
+            self._want(self.record.spec.names, "stopped")
         self.runtime.destroy(self.record)
         remove_tree(self.store.cluster_dir(self.name))
 
@@ -523,79 +550,14 @@ class Cluster:
                 remedy="`ctl -- --user NAME endpoint status --cluster` shows it.",
             )
         if answered < status.quorum:
-            raise QuorumLost(healthy=answered, voters=sum(member.role != "learner" for member in status.members))
+            voters = sum(member.role != "learner" for member in status.members)
+            raise QuorumLost(healthy=answered, voters=voters, remedy=self._bring_back())
         if status.leader is None:
             raise NoLeader(
                 f"no member of {self.name} leads: {answered} answered, and the highest term is {status.term}",
                 remedy="An election takes one to two election timeouts. Look at `status`.",
             )
         return self.member(status.leader)
-
-    def move_leader(self, to: str = "", *, progress: Progress = _silent) -> Member:
-        """Hand leadership over to the member `to`, or to the most advanced healthy voter, and give the one that leads.
-
-        Done already where it leads. Raises SpecError for what is no member, Refused for a learner or one that does not
-        serve, NoLeader or QuorumLost where nobody leads, EtcdError when the leader refuses, WaitTimeout when nobody is
-        seen to have taken over.
-        """
-        from etcdops.operations.leader import move_leader
-
-        return move_leader(self, to, progress=progress)
-
-    def restore(self, path: str | os.PathLike[str], *, bump: bool = True, progress: Progress = _silent) -> Restored:
-        """Give every member the data of a snapshot, and say what was proved; see `etcdops.snapshots.restoring`.
-
-        What was written after the snapshot is lost. What the members had is kept: `rollback` takes it back.
-        """
-        from etcdops.snapshots.restoring import restore_snapshot
-
-        return restore_snapshot(self, path, bump=bump, progress=progress)
-
-    def recover(self, *, lost: Sequence[str] = (), progress: Progress = _silent) -> Restored:
-        """Make all members anew from the survivor that is furthest, where the quorum is lost for good.
-
-        What may be lost by it is in the plan of `etcdops.snapshots.recovering.prepare_recover`. `lost` names members
-        that are given up. What the members had is kept.
-        """
-        from etcdops.snapshots.recovering import recover
-
-        return recover(self, lost=lost, progress=progress)
-
-    def rollback(self, *, progress: Progress = _silent) -> str:
-        """Take the last restore back, or one that was interrupted, and say how things are then."""
-        from etcdops.snapshots.taking_back import rollback
-
-        return rollback(self, progress=progress)
-
-    def add_member(self, name: str = "", **options: Any) -> Plan:
-        """Add a member by a learner that is promoted; see `etcdops.operations.reconfigure.add`."""
-        from etcdops.operations import reconfigure
-
-        return reconfigure.add(self, name, **options)
-
-    def remove_member(self, name: str, **options: Any) -> Plan:
-        """Remove a member for ever, and keep its data; see `etcdops.operations.reconfigure.remove`."""
-        from etcdops.operations import reconfigure
-
-        return reconfigure.remove(self, name, **options)
-
-    def replace_member(self, name: str, **options: Any) -> Plan:
-        """Put a new member in the place of a lost one; see `etcdops.operations.reconfigure.replace`."""
-        from etcdops.operations import reconfigure
-
-        return reconfigure.replace(self, name, **options)
-
-    def promote_member(self, name: str, **options: Any) -> Plan:
-        """Make a learner a voter; see `etcdops.operations.reconfigure.promote`."""
-        from etcdops.operations import reconfigure
-
-        return reconfigure.promote(self, name, **options)
-
-    def undo(self, **options: Any) -> Plan:
-        """Take an unfinished add or replace of a member back; see `etcdops.operations.reconfigure.undo`."""
-        from etcdops.operations import reconfigure
-
-        return reconfigure.undo(self, **options)
 
     def client(self, member: str | None = None, *, timeout_s: float = 5.0) -> Client:
         """Give an etcd3 client, connected to a member (the first that runs if none is named).
@@ -608,9 +570,12 @@ class Cluster:
         if member is None:
             running = [name for name, state in self.runtime.states(self.record).items() if state == "running"]
             if not running:
-                raise QuorumLost(healthy=0, voters=len(self.record.members))
+                raise QuorumLost(healthy=0, voters=len(self.record.members), remedy=self._bring_back())
             member = running[0]
         return client.connect(self.record.member(member).client_url, self.record.spec.tls, timeout_s=timeout_s)
+
+    def _bring_back(self) -> str:
+        return bring_back(is_foreign(self.record), "Start the stopped members: `up-env`.")
 
     # -- as a context manager
 

@@ -38,6 +38,8 @@ def etcd_flags(
         "--logger=zap",
         "--log-outputs=stderr",
     ]
+    if spec.quota_bytes:
+        flags.append(f"--quota-backend-bytes={spec.quota_bytes}")
     if spec.tls:
         ca, cert, key = tls
         for prefix in ("", "peer-"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from etcdops import foreign
 from etcdops.errors import BinaryError, ClusterNotFound, Refused, SpecError, StateError
 from etcdops.paths import find_state_dir
 
@@ -108,6 +109,11 @@ def plan(cluster: str, arguments: list[str]) -> CtlPlan:
     record = _read(cluster, required=not (local or elsewhere))
     endpoints: list[str] = record["endpoints"]
     if not (local or elsewhere) and not any(listens(url) for url in endpoints):
+        if record["runtime"] == foreign.RUNTIME:
+            raise Refused(
+                f"no member of {cluster} accepts connections from here, and etcdops did not start them",
+                remedy=f"Start them {foreign.WHERE_THEY_RUN}; if they moved, `cluster.attach` again.",
+            )
         raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
     env = environment(dict(os.environ), endpoints, record["tls"], arguments)
     try:
@@ -185,7 +191,7 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
             raise ValueError(f"it is the record of the cluster in {record['state_dir']}, and was moved or copied here")
         tls = record["spec"]["tls"]
         return {
-            "endpoints": [str(member["client_url"]) for member in record["members"]],
+            "endpoints": [str(member["client_url"]) for member in record["members"] if member["client_url"]],
             "tls": tls and {key: str(tls[key]) for key in ("ca", "client_cert", "client_key")},
             # Records that were written before members ran in containers have no engine.
             "engine": str(record.get("engine", "")),

@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from etcdops import calls, wire
-from etcdops.answers import Alarm, MemberInfo, Status
+from etcdops.answers import Alarm, MemberInfo, Status, hex_id
 from etcdops.calls import Call
 from etcdops.errors import EtcdError
+from etcdops.foreign import is_foreign
 from etcdops.runtimes.base import MemberState, Runtime
-from etcdops.state import ClusterRecord
+from etcdops.state import ClusterRecord, MemberRecord
 from etcdops.wire import Pending
 
 __all__ = ["ANSWER_S", "GAP_S", "Facts", "MemberFacts", "collect", "refused_by_auth"]
@@ -75,7 +76,8 @@ class Facts(NamedTuple):
     """What is known of a cluster at one time; of two looks, if there were two.
 
     `auth` says whether authentication is on: None where it cannot be told, since a certificate may stand for a user.
-    `snapshot_age_s` is the age of the newest verified snapshot in seconds, None if there is none.
+    `snapshot_age_s` is the age of the newest verified snapshot in seconds, None if there is none. `quota_bytes` is the
+    space quota with which the cluster was created, 0 for etcd's default. `foreign` says that somebody else runs it.
     """
 
     cluster: str
@@ -83,6 +85,8 @@ class Facts(NamedTuple):
     members: tuple[MemberFacts, ...]
     auth: bool | None = None
     snapshot_age_s: float | None = None
+    quota_bytes: int = 0
+    foreign: bool = False
 
 
 def refused_by_auth(error: EtcdError) -> bool:
@@ -109,6 +113,12 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
         if gap_s:
             time.sleep(gap_s)
             again = wire.ask_all(connections, calls.status(), timeout_s=timeout_s)
+    if is_foreign(record):
+        strangers = {name for name in answers if _is_another(record.member(name), answers[name][0])}
+        for name in strangers:
+            answers[name] = [_stranger(record.member(name), answers[name][0])] * len(_QUESTIONS)
+            states[name] = "unknown"
+            again.pop(name, None)
     looks = 2 if gap_s else 1
     reads = [answers[name][1] for name in answers]
     auth = True if any(isinstance(read, EtcdError) and refused_by_auth(read) for read in reads) else None
@@ -122,7 +132,14 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
         if member.name in answers:
             known = _heard(known, answers[member.name], again.get(member.name), looks)
         members.append(known)
-    return Facts(record.spec.name, record.etcd_version, tuple(members), auth)
+    return Facts(
+        record.spec.name,
+        record.etcd_version,
+        tuple(members),
+        auth,
+        quota_bytes=record.spec.quota_bytes,
+        foreign=is_foreign(record),
+    )
 
 
 def _ask(connections: dict[str, wire.Connection], timeout_s: float) -> dict[str, list[Any]]:
@@ -139,6 +156,16 @@ def _ask(connections: dict[str, wire.Connection], timeout_s: float) -> dict[str,
         name: [one if isinstance(one, EtcdError) else _attempt(one.result) for one in started]
         for name, started in pending.items()
     }
+
+
+def _is_another(member: MemberRecord, status: Status | EtcdError) -> bool:
+    """Whether somebody else's member is not the one that was recorded at this address."""
+    return isinstance(status, Status) and hex_id(status.member_id) != member.ref
+
+
+def _stranger(member: MemberRecord, status: Status) -> EtcdError:
+    text = f"member {hex_id(status.member_id)} answers there, and {member.ref} is recorded"
+    return EtcdError("FAILED_PRECONDITION", text, endpoint=member.client_url, definite=True)
 
 
 def _attempt(call: Callable[[], Any]) -> Any:

@@ -41,6 +41,8 @@ CODES = {
     "amiss": "warning",
     "auth": "warning",
     "even-size": "warning",
+    "quota-high": "warning",
+    "fragmented": "warning",
     "known-bad": "warning",
 }
 

@@ -63,7 +63,7 @@ HINTS = (
     ),
     (
         "database space exceeded",
-        "The space quota is used up: `ctl -- compact REVISION`, `ctl -- defrag --cluster`, then disarm NOSPACE.",
+        "The space quota is used up: `cluster.heal-nospace` compacts, defragments, and disarms NOSPACE.",
     ),
     (
         "corrupt cluster",

@@ -22,9 +22,9 @@ __all__ = ["Found", "find_clusters", "remove", "select"]
 class Found(msgspec.Struct, frozen=True):
     """A cluster on this machine.
 
-    `state` is "up" (every member runs), "partly up", "down", "unknown" (its Docker engine does not answer), "damaged"
-    (its record cannot be read, `problem` says why)
-    or "leftover": members or data whose record is gone, or a temporary cluster whose maker is dead. `deletes` names,
+    `state` is "up" (every member runs), "partly up", "down", "unknown" (its Docker engine does not answer,
+    or none of its members does, which somebody else runs), "damaged" (its record cannot be read, `problem` says why) or
+    "leftover": members or data whose record is gone, or a temporary cluster whose maker is dead. `deletes` names,
     for a person, all that `remove` would take away. `id` is "" where it cannot be known.
     """
 
@@ -190,8 +190,9 @@ def _recorded(store: Store, record: ClusterRecord, running: set[str]) -> Found:
     except RuntimeUnavailable as error:
         place = f"the record and logs in {store.cluster_dir(record.spec.name)}"
         return msgspec.structs.replace(_found(record, store, "unknown", (place,)), problem=str(error))
-    up = [name in running or state != "stopped" for name, state in states.items()]
-    state = "up" if all(up) else "partly up" if any(up) else "down"
+    up = [name in running or state not in ("stopped", "unknown") for name, state in states.items()]
+    gone = "unknown" if "unknown" in states.values() else "down"
+    state = "up" if all(up) else "partly up" if any(up) else gone
     pid = record.owner.partition(":")[0]
     if record.owner and (not pid.isdecimal() or identify(int(pid)) != record.owner):
         state = "leftover"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from etcdops.errors import MemberFailed, RuntimeUnavailable, SpecError
+from etcdops.foreign import refuse_foreign
 from etcdops.logs import LogLine, read_log
 from etcdops.runtimes.base import CanKill, CanPause, MemberState
 
@@ -73,6 +74,7 @@ class Member:
         does not serve in time.
         """
         cluster = self.cluster
+        self._refuse_foreign("start")
         with self._lock("start"):
             cluster.save(cluster.runtime.adopt(cluster.record))
             state = self.state()
@@ -89,12 +91,14 @@ class Member:
         A leader hands its leadership over first, so this is no failure: see `kill`. It is wanted stopped from then on:
         `heal` leaves it alone, and `start` or `up` bring it back.
         """
+        self._refuse_foreign("stop")
         with self._lock("stop"):
             self._wanted("stopped")
             self.cluster.runtime.stop(self.cluster.record, [self.name], timeout_s=timeout_s)
 
     def kill(self) -> None:
         """Kill it (SIGKILL), as a crash would, and wait until it is gone. That is a fault: `heal` brings it back."""
+        self._refuse_foreign("kill")
         runtime = self.cluster.runtime
         if not isinstance(runtime, CanKill):
             raise RuntimeUnavailable(f"the runtime {runtime.name} cannot kill a member")
@@ -103,11 +107,16 @@ class Member:
 
     def pause(self) -> None:
         """Freeze it: it keeps its memory and its connections, and does nothing."""
+        self._refuse_foreign("freeze")
         self._pauser().pause(self.record)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
+        self._refuse_foreign("thaw")
         self._pauser().resume(self.record)
+
+    def _refuse_foreign(self, act: str) -> None:
+        refuse_foreign(self.cluster.record, f"member.{act} {self.name}", target=self.name)
 
     def _pauser(self) -> CanPause:
         runtime = self.cluster.runtime

@@ -12,6 +12,7 @@ import msgspec
 from etcdops.errors import Refused, SpecError, StateError
 from etcdops.paths import index_file
 from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
+from etcdops.units import size_text
 
 if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
@@ -119,6 +120,9 @@ def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterS
         differs.append(f"a heartbeat of {timing.heartbeat_ms} ms, an election timeout of {timing.election_ms} ms")
     if spec.tls and with_tls_files(spec).tls != record.spec.tls:
         differs.append("TLS with other files" if record.spec.tls else "no TLS")
+    if spec.quota_bytes and spec.quota_bytes != record.spec.quota_bytes:
+        has = size_text(record.spec.quota_bytes) if record.spec.quota_bytes else "2 GiB, etcd's default"
+        differs.append(f"a space quota of {has}, not {size_text(spec.quota_bytes)}")
     if spec.purpose not in ("lab", record.spec.purpose):
         differs.append(f"the purpose {record.spec.purpose}, not {spec.purpose}")
     if differs:

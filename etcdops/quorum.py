@@ -36,7 +36,12 @@ IS_UP = "is up"
 NO_READ = "serves no linearizable read"
 
 #: How a member is that is not there, by what the runtime sees of it.
-DOWN = {"stopped": "is stopped", "paused": "is frozen", "isolated": "is cut off from a network"}
+DOWN = {
+    "stopped": "is stopped",
+    "paused": "is frozen",
+    "isolated": "is cut off from a network",
+    "unknown": "is not reached from here",
+}
 
 
 class Quorum(NamedTuple):
@@ -157,9 +162,12 @@ def member_list(facts: Facts) -> tuple[MemberInfo, ...] | None:
 
 
 def name_of(info: MemberInfo, facts: Facts) -> str:
-    """Give a listed member's name: its own, that of the record with its peer URL if it never started, or its id."""
+    """Give a listed member's name: that of the record with its peer URL, its own, or its id.
+
+    The record comes first: names that etcd knows need not differ, and one that somebody else chose may be another here.
+    """
     recorded = (member.name for member in facts.members if member.peer_url in info.peer_urls)
-    return info.name or next(recorded, hex_id(info.id))
+    return next(recorded, info.name or hex_id(info.id))
 
 
 def _serves(member: MemberFacts) -> bool:

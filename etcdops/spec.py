@@ -17,13 +17,32 @@ import re
 import msgspec
 
 from etcdops.errors import SpecError
+from etcdops.units import size_text
 
-__all__ = ["MEMBER_NAMES", "ClusterSpec", "MemberSpec", "Timing", "Tls", "is_valid_name", "parse_size", "valid_name"]
+__all__ = [
+    "MEMBER_NAMES",
+    "ClusterSpec",
+    "MemberSpec",
+    "Timing",
+    "Tls",
+    "is_foreign_name",
+    "is_valid_name",
+    "parse_size",
+    "valid_name",
+]
 
 #: Names of members, in order of creation. The first three are the original lab's.
 MEMBER_NAMES = ("ironman", "thor", "deadpool", "hulk", "wasp", "storm", "gambit")
 
 _CLUSTER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
+#: The least and the most of a space quota: an empty database has 20 KiB and grows with the first writes; the most is
+#: what etcd itself suggests (https://etcd.io/docs/v3.5/dev-guide/limit/) and warns beyond.
+_QUOTA_BYTES = (2**20, 2**33)
+
+
+#: What somebody else's member may be called: host names, and most of what people choose. No name begins with a dash,
+#: which would be a flag, or holds a comma, a space or a bracket, which mean something to command lines and terminals.
+_FOREIGN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}")
 _PURPOSES = ("lab", "production")
 
 
@@ -43,6 +62,11 @@ def valid_name(name: str, *, what: str = "cluster") -> str:
             remedy=f"Choose a name such as {'lab' if what == 'cluster' else 'ironman'!r}.",
         )
     return name
+
+
+def is_foreign_name(name: str) -> bool:
+    """Whether a member that somebody else runs can be called so here. It becomes no path, host name or label."""
+    return _FOREIGN_NAME.fullmatch(name) is not None
 
 
 def parse_size(text: str) -> int:
@@ -83,7 +107,8 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Paths of PEM files for mutual TLS between members, and between clients and members.
 
     `ca` signed all the others. `client_cert` and `client_key` are what etcdops and `ctl` show to members. Each member
-    has a pair of its own in its MemberSpec.
+    has a pair of its own in its MemberSpec. For a cluster that somebody else runs, `client_cert` and `client_key` may
+    be "": not every etcd asks for them.
     """
 
     ca: str
@@ -95,7 +120,8 @@ class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One member: its name, and what is pinned about it.
 
     `client_port` and `peer_port` 0 mean that a free port is chosen. `cert` and `key` are the PEM files that the
-    member shows to clients and to peers, for a cluster with Tls.
+    member shows to clients and to peers, for a cluster with Tls. A `foreign` member is run by somebody else: it has the
+    name that it has, and files of its own.
     """
 
     name: str
@@ -103,9 +129,11 @@ class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peer_port: int = 0
     cert: str = ""
     key: str = ""
+    foreign: bool = False
 
     def __post_init__(self) -> None:
-        valid_name(self.name, what="member")
+        if not (self.foreign and is_foreign_name(self.name)):
+            valid_name(self.name, what="member")
         for port in (self.client_port, self.peer_port):
             if port and not 1024 <= port <= 65535:
                 raise SpecError(f"port {port} of member {self.name} is not offered: 1024 to 65535 are")
@@ -115,7 +143,8 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A cluster: its members, Raft's timing, the version of etcd and what it is for.
 
     `etcd_version` "" means whatever is found first (see `etcdops.binaries` and `etcdops.docker.images`); `etcd_bin`
-    names a binary outright, `image` a container image. `purpose` "production" makes every drill refuse.
+    names a binary outright, `image` a container image. `purpose` "production" makes every drill refuse. `quota_bytes`
+    is how large a member's database may become before no write is accepted (NOSPACE); 0 is etcd's default, 2 GiB.
     """
 
     name: str
@@ -126,6 +155,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     etcd_bin: str = ""
     image: str = ""
     purpose: str = "lab"
+    quota_bytes: int = 0
 
     def __post_init__(self) -> None:
         valid_name(self.name)
@@ -139,7 +169,10 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise SpecError(f"cluster {self.name} pins a port twice: {', '.join(map(str, sorted(ports)))}")
         if self.purpose not in _PURPOSES:
             raise SpecError(f"purpose {self.purpose!r} is not known: {' or '.join(_PURPOSES)}")
-        if self.tls and any(not (m.cert and m.key) for m in self.members):
+        if self.quota_bytes and not _QUOTA_BYTES[0] <= self.quota_bytes <= _QUOTA_BYTES[1]:
+            least, most = (size_text(limit) for limit in _QUOTA_BYTES)
+            raise SpecError(f"a space quota of {self.quota_bytes:,} bytes is not offered: {least} to {most} are")
+        if self.tls and any(not ((m.cert and m.key) or m.foreign) for m in self.members):
             raise SpecError(f"cluster {self.name} has TLS, but not every member has a certificate and a key")
 
     @classmethod
@@ -153,6 +186,7 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         etcd_version: str = "",
         etcd_bin: str = "",
         image: str = "",
+        quota_bytes: int = 0,
     ) -> ClusterSpec:
         """Give a cluster of `size` members (1 to 7) named ironman, thor, deadpool and on.
 
@@ -169,7 +203,15 @@ class ClusterSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
             for i, member in enumerate(MEMBER_NAMES[:size])
         )
-        return cls(name, members, timing=timing or Timing(), etcd_version=etcd_version, etcd_bin=etcd_bin, image=image)
+        return cls(
+            name,
+            members,
+            timing=timing or Timing(),
+            etcd_version=etcd_version,
+            etcd_bin=etcd_bin,
+            image=image,
+            quota_bytes=quota_bytes,
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -47,7 +47,10 @@ _T = TypeVar("_T")
 
 _MEND = "Restore it from a copy; or see `cluster.list`, and remove the cluster with `cluster.prune`."
 
-_URL = re.compile(r"https?://[^/:\s]+:\d{1,5}")
+_URL = re.compile(r"https?://([^/:\s\[\]]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}")
+
+#: A peer URL of somebody else's: etcd takes sockets, too.
+_SOCKET = re.compile(r"unixs?://\S+")
 
 #: The locks that this process holds: their files, and the threads that hold them.
 _held: set[tuple[str, int, int]] = set()
@@ -69,6 +72,9 @@ class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `ref` belongs to the runtime (a process and its start time, a container id) and is "" before the first start.
     `wanted` is what should be, and what `heal` and `up` bring back.
+
+    Of a member that somebody else runs, `ref` is its member ID, `client_url` the one that works from here or "",
+    `etcd_name` what etcd calls it where that cannot be its name here; data and log are unknown.
     """
 
     name: str
@@ -79,10 +85,13 @@ class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: str
     ref: str = ""
     wanted: str = "stopped"
+    etcd_name: str = ""
 
     def __post_init__(self) -> None:
+        foreign = not self.data.place
         for url in (self.client_url, self.peer_url):
-            if not _URL.fullmatch(url):
+            # Somebody else's member may be out of reach, and its peers may meet it at whatever etcd takes.
+            if not (_URL.fullmatch(url) or (foreign and (not url or _SOCKET.fullmatch(url)))):
                 raise SpecError(f"{url!r} of member {self.name} is not a URL of the kind http://HOST:PORT")
         if self.wanted not in ("running", "stopped"):
             raise SpecError(f"member {self.name} cannot be wanted {self.wanted!r}: running or stopped")

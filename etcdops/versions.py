@@ -67,9 +67,9 @@ class KnownBad:
 
     `code` names it for good ("etcd-13766"). `affected` are half-open ranges (from, below). `condition` says when it
     strikes, `needs` which part of that can be looked at: "auth", "tls", "single-member", "voter-down",
-    "unstarted-learner". `effect` says what happens then. `fixed_in` are the first versions without it, `source` is
-    where this is known from. `severity` is "unsafe" where members that crash or restart lose or diverge data, "warn"
-    otherwise.
+    "unstarted-learner", "compact-to-newest". `effect` says what happens then. `fixed_in` are the first versions without
+    it, `source` is where this is known from. `severity` is "unsafe" where members that crash or restart lose or diverge
+    data, "warn" otherwise.
     `operations` are those that it spoils when `condition` holds: "defrag", "compact", "member.add",
     "member.promote", "member.update", "member.remove", "snapshot.restore", "auth.enable", "force-new-cluster",
     "upgrade.3.6", "upgrade.3.7".

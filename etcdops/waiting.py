@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["fail_if_dead", "wait_first_write", "wait_serving"]
 
+#: What members answer to writes while an alarm is armed, in part.
+_ALARMS = ("database space exceeded", "corrupt cluster")
+
 _LEARNER = "rpc not supported for learner"
 
 #: How often a wait looks whether what it waits for is still alive.
 _LOOK_S = 0.05
 
 
-def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float) -> None:
+def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float) -> str:
     """Wait until any member acknowledges a write; the key goes again at once.
 
-    Raises MemberFailed when one of `started` dies meanwhile, WaitTimeout when no write is acknowledged in time.
+    Gives "", or what an alarm says that refuses writes: waiting does not help there. Raises MemberFailed when one of
+    `started` dies meanwhile, WaitTimeout when no write is acknowledged in time.
     """
     from etcdops import wire
     from etcdops.status import refused_by_auth
@@ -45,17 +49,19 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
                 )
             if not listens(url):
                 continue
+            refused = ""
             try:
                 with wire.Connection(url, cluster.record.spec.tls) as connection:
                     connection.put(key, b"up", timeout_s=1.0)
                     connection.delete_range(key, timeout_s=5.0)
             except EtcdError as error:
-                if not refused_by_auth(error):
+                refused = next((alarm for alarm in _ALARMS if alarm in error.text), "")
+                if not refused and not refused_by_auth(error):
                     last = str(error)
                     continue
             # Whatever answered: a member that died may have left its port to another.
             fail_if_dead(cluster, started)
-            return
+            return refused
         # Docker accepts connections before etcd does, and to try without end would take the processor from etcd.
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LOOK_S)

@@ -25,6 +25,7 @@ from etcdops.drills.leadership import Leadership, check_one_leader
 from etcdops.drills.scene import Deviation, Scene
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed, Interrupted, Refused
 from etcdops.faults.heal import NO_FAULT, dead, describe, forget_keys, mark, put_right
+from etcdops.foreign import refuse_foreign
 from etcdops.operations.pending import refuse_unfinished
 from etcdops.report.journal import Journal
 from etcdops.report.verdict import ClusterInfo, Event, FaultInfo, Verdict, write
@@ -96,6 +97,7 @@ def _refuse(drill: Drill, cluster: Cluster, options: dict[str, str]) -> None:
         raise Refused(
             f"cluster {spec.name} is marked as production: no drill runs on it", remedy="Use a cluster of its own."
         )
+    refuse_foreign(cluster.record, drill.name, remedy="Use a cluster of your own: `up-env --cluster NAME` makes one.")
     if len(spec.members) < drill.min_voters:
         raise Refused(
             f"{drill.name} needs {drill.min_voters} voters, and {spec.name} has {len(spec.members)}:"

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from etcdops.errors import EtcdError, EtcdopsError, HealFailed
+from etcdops.foreign import refuse_foreign
 from etcdops.hosts import identify
 from etcdops.interrupts import deferred
 from etcdops.operations import pending
@@ -53,6 +54,7 @@ def heal(cluster: Cluster, *, progress: Callable[[str], None] = lambda message: 
     Waits for the cluster's lock first, so a run that is alive heals itself. Raises HealFailed with what is still
     broken.
     """
+    refuse_foreign(cluster.record, f"heal of {cluster.name}")
     with cluster.locked(f"heal {cluster.name}", progress=progress):
         fault = cluster.store.unhealed(cluster.name)
         done = put_right(cluster, progress=progress)

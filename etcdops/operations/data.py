@@ -35,7 +35,11 @@ class Generation(msgspec.Struct, frozen=True):
 def generations(cluster: Cluster) -> tuple[Generation, ...]:
     """Give all generations of data that a cluster has, those in use first. Changes nothing."""
     record = cluster.record
-    used = [Generation(_name(m.name, m.data.generation), m.name, m.data.place, "in use") for m in record.members]
+    used = [
+        Generation(_name(m.name, m.data.generation), m.name, m.data.place, "in use")
+        for m in record.members
+        if m.data.place
+    ]
     kept = [
         Generation(
             _name(each.member, each.data.generation), each.member, each.data.place, each.why, each.run, each.since

@@ -262,9 +262,13 @@ class Reconfiguration:
         cluster = self._cluster
         names = [name for name in cluster.record.spec.names if cluster.member(name).state() == "running"]
         cluster.wait_serving(names)
-        listed = {info.name or hex_id(info.id): info for info in self._listed()}
+        urls = {member.peer_url: member.name for member in cluster.record.members}
+        listed = {
+            next((urls[url] for url in info.peer_urls if url in urls), info.name or hex_id(info.id))
+            for info in self._listed()
+        }
         recorded = set(cluster.record.spec.names)
-        if set(listed) != recorded:
+        if listed != recorded:
             raise EtcdopsError(
                 f"the member list is {', '.join(sorted(listed))}, and recorded are {', '.join(sorted(recorded))}",
                 remedy="Look at `status`.",

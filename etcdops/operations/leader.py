@@ -11,6 +11,7 @@ from etcdops import quorum, wire
 from etcdops.answers import hex_id
 from etcdops.errors import EtcdopsError, NoLeader, QuorumLost, Refused, WaitTimeout
 from etcdops.facts import Facts, collect
+from etcdops.foreign import bring_back
 from etcdops.operations.plan import Plan, Step, carry_out
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def _leader(facts: Facts) -> str:
     everyone, there = quorum.voters(facts), quorum.up(facts)
     leader, term = quorum.leader_of_facts(facts)
     if not quorum.quorum_after(everyone, there).holds:
-        raise QuorumLost(healthy=len(there), voters=len(everyone))
+        remedy = bring_back(facts.foreign, "Start the stopped members: `up-env`.")
+        raise QuorumLost(healthy=len(there), voters=len(everyone), remedy=remedy)
     if leader is None:
         remedy = "An election takes one to two election timeouts. Look at `status`."
         if facts.auth:
@@ -83,7 +85,8 @@ def _refuse_unfit(facts: Facts, name: str) -> None:
     if name not in quorum.up(facts):
         raise Refused(
             f"{name} {quorum.why_not_up(facts, name)}, so it cannot take leadership over",
-            remedy=f"`member.start {name}` or `member.thaw {name}` brings it back; or leave out --to.",
+            remedy=bring_back(facts.foreign, f"`member.start {name}` or `member.thaw {name}` brings it back.")
+            + " Or leave out --to.",
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from etcdops import checks, quorum
 from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts, collect
+from etcdops.foreign import refuse_foreign
 from etcdops.operations import pending
 from etcdops.operations.gate import PATIENCE_S, settled, without_data
 from etcdops.operations.leader import choose_leader, hand_over, step_to
@@ -61,6 +62,7 @@ def plan_action(
     if action not in ACTIONS:
         raise SpecError(f"there is no action {action!r}", remedy=f"There are {', '.join(ACTIONS)}.")
     member = record.member(name)
+    refuse_foreign(record, f"member.{action} {name}", target=name)
     state = next(m.state for m in facts.members if m.name == name)
     done = Plan(f"member.{action}", record.spec.name, name)
     if state == ACTIONS[action].leaves or (state == "isolated" and action in ("start", "thaw")):

@@ -15,6 +15,7 @@ from etcdops import checks, quorum
 from etcdops.answers import MemberInfo, hex_id
 from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts
+from etcdops.foreign import bring_back
 from etcdops.operations.leader import choose_leader, step_to
 from etcdops.operations.plan import Plan, Step
 from etcdops.spec import MEMBER_NAMES, MemberSpec
@@ -177,7 +178,7 @@ def plan_promote(record: ClusterRecord, facts: Facts, name: str) -> Plan:
     if _state(facts, name) != "running":
         raise Refused(
             f"{name} {quorum.why_not_up(facts, name)}, so it cannot be promoted",
-            remedy=f"`member.start {name}` brings it back.",
+            remedy=bring_back(facts.foreign, f"`member.start {name}` brings it back."),
         )
     return Plan(
         "member.promote",
@@ -317,7 +318,10 @@ def _need_list(facts: Facts) -> Sequence[MemberInfo]:
     if listed is None:
         raise Refused(
             f"no member of {facts.cluster} lists its members: there is no quorum",
-            remedy="`up-env` brings members back; `cluster.recover` where most are lost for good. Nothing was changed.",
+            remedy=bring_back(
+                facts.foreign, "`up-env` brings members back; `cluster.recover` where most are lost for good."
+            )
+            + " Nothing was changed.",
         )
     return listed
 

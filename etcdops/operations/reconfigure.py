@@ -14,6 +14,7 @@ import msgspec
 from etcdops import quorum, versions
 from etcdops.errors import EtcdopsError, Refused, SpecError
 from etcdops.facts import GAP_S, Facts
+from etcdops.foreign import WHERE_IT_RUNS, refuse_foreign
 from etcdops.operations import membership, pending
 from etcdops.operations.gate import DOWN, look, refuse_unhealthy
 from etcdops.operations.joining import Reconfiguration
@@ -46,6 +47,12 @@ def _silent(text: str) -> None:
 #: What is said about a voter that is down, where a member is to be added.
 _REPLACE = "etcd adds no member while a voter is down; if {name} is lost for good, `member.replace {name}`."
 
+#: What is said where somebody else runs the members.
+_JOIN_THERE = (
+    f"`ctl -- member add NAME --learner --peer-urls=URL` announces one; start it {WHERE_IT_RUNS}; then"
+    " `member.promote NAME` after another `cluster.attach`."
+)
+
 
 def add(
     cluster: Cluster,
@@ -65,6 +72,7 @@ def add(
     anything is changed (a voter is down, the gate finds an error, the version is known to break it); PartlyChanged
     when a step fails, and then the same call goes on, and `undo` takes it back.
     """
+    refuse_foreign(cluster.record, f"member.add {name}".rstrip(), remedy=_JOIN_THERE)
     with cluster.locked(f"member.add {name or ''}".rstrip(), progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = pending.refuse_unfinished(cluster, "member.add", name)
@@ -99,6 +107,7 @@ def replace(
     is changed, for a member that serves, where the quorum would be lost, or the gate finds another error; PartlyChanged
     when a step fails: the same call goes on then, and `undo` ends it without the member.
     """
+    refuse_foreign(cluster.record, f"member.replace {name}".rstrip(), target=name, remedy=_JOIN_THERE)
     with cluster.locked(f"member.replace {name}", progress=progress):
         old = cluster.record.member(name)
         cluster.save(cluster.runtime.adopt(cluster.record))
@@ -141,6 +150,13 @@ def remove(
     Raises Refused, before anything is changed, for the last voter, where the quorum would be lost, or the gate finds an
     error about another member; PartlyChanged when a step fails: the same call goes on then.
     """
+    refuse_foreign(
+        cluster.record,
+        f"member.remove {name}",
+        target=name,
+        remedy=f"`ctl -- member remove ID` takes it out of the member list; stop it {WHERE_IT_RUNS}; then"
+        " `cluster.attach` again.",
+    )
     with cluster.locked(f"member.remove {name}", progress=progress):
         begun = pending.refuse_unfinished(cluster, "member.remove", name)
         leaves = begun.member if begun and begun.member else cluster.record.member(name)

@@ -88,9 +88,10 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
     from rich.table import Table
     from rich.text import Text
 
-    healthy = sum(member.health == "healthy" for member in status.members)
+    can_vote = [member for member in status.members if member.role != "learner"]
+    healthy = sum(member.health == "healthy" for member in can_vote)
     spare = max(0, healthy - status.quorum)
-    voters = len(status.members)
+    voters = len(can_vote)
     leader = f"{status.leader} leads in term {status.term}" if status.leader else "no leader"
     can = f"can lose {spare}" if healthy >= status.quorum else f"short of the quorum by {status.quorum - healthy}"
     version = f"etcd {status.etcd_version}, " if status.etcd_version else ""
@@ -112,7 +113,7 @@ def status_text(status: ClusterStatus, *, width: int | None = None, colour: bool
             str(newest - member.revision) if seen else "-",
             size_text(member.db_size) if seen else "-",
             ", ".join(member.alarms) or "-",
-            member.client_url,
+            member.client_url or "-",
         )
     console = Console(width=width or 160, no_color=not colour, force_terminal=colour, highlight=False, soft_wrap=True)
     with console.capture() as capture:

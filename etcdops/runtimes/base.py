@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
-MemberState = Literal["running", "paused", "isolated", "stopped"]
+#: "unknown" is one that somebody else runs, and that accepts no connection from here.
+MemberState = Literal["running", "paused", "isolated", "stopped", "unknown"]
 
 
 class Prepared(NamedTuple):

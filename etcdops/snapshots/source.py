@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from etcdops.errors import EtcdError, Refused
+from etcdops.foreign import WHERE_THEY_RUN, is_foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,9 +71,10 @@ def _nobody(cluster: Cluster, seen: ClusterStatus, named: str) -> Refused:
         for each in seen.members
         if named in ("", each.name)
     ]
+    start = f"Start them {WHERE_THEY_RUN}." if is_foreign(cluster.record) else "`up-env` starts what is stopped."
     return Refused(
         f"no snapshot of {cluster.name} can be taken{f' from {named}' if named else ''}: {', '.join(told)}",
-        remedy="Leave out --member for the best one that answers." if named else "`up-env` starts what is stopped.",
+        remedy="Leave out --member for the best one that answers." if named else start,
     )
 
 

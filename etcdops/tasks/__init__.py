@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from etcdops.tasks import clusters, data, drills, environment, etcd, images, members, membership, restoring, snapshots
+from etcdops.tasks import (
+    clusters,
+    data,
+    drills,
+    environment,
+    etcd,
+    images,
+    maintenance,
+    members,
+    membership,
+    restoring,
+    snapshots,
+)
 
 __all__ = ["namespace"]
 
@@ -21,6 +33,9 @@ def _collection() -> Collection:
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
+    for upkeep in (maintenance.defrag, maintenance.compact, maintenance.heal_nospace):
+        cluster.add_task(upkeep)
+    cluster.add_task(clusters.attach_endpoints, name="attach")
     cluster.add_task(restoring.recover, name="recover")
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
@@ -43,7 +58,19 @@ def _collection() -> Collection:
     for each in (drill, cluster, member, kept, binaries, image, snapshot):
         top.add_collection(each)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
-    keys = ("cluster", "runtime", "size", "etcd_version", "etcd_bin", "image", "port", "output", "timeout", "offline")
+    keys = (
+        "cluster",
+        "runtime",
+        "size",
+        "etcd_version",
+        "etcd_bin",
+        "image",
+        "port",
+        "quota",
+        "output",
+        "timeout",
+        "offline",
+    )
     drill_keys = ("rate", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top

@@ -1,15 +1,20 @@
-"""Tasks about all clusters of the machine: cluster.list, cluster.prune."""
+"""Tasks about all clusters of the machine, and those elsewhere: cluster.list, cluster.prune, cluster.attach."""
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 from invoke.tasks import task
 
-from etcdops.tasks.common import HELP, command, confirm, emit_json, emit_table, output_of, say
+from etcdops import foreign
+from etcdops.tasks.common import HELP, command, confirm, emit, emit_json, emit_table, flag, output_of, say
 
-__all__ = ["list_clusters", "prune"]
+if TYPE_CHECKING:
+    from etcdops.cluster import Cluster
+
+__all__ = ["attach_endpoints", "list_clusters", "prune"]
 
 
 @task(name="list", help={"output": HELP["output"]})
@@ -63,4 +68,64 @@ def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
     confirm(f"Remove {', '.join(each.name for each in chosen)}?", yes=yes)
     for each in chosen:
         remove(each)
+        if each.runtime == foreign.RUNTIME:
+            say(f"forgot {each.name} ({each.id}); its members were not touched")
+            continue
         say(f"removed {each.name} ({each.id or each.directory})")
+
+
+@task(
+    help={
+        "endpoints": "client URLs of its members, separated by commas (default: those of an attached cluster)",
+        "cluster": HELP["cluster"],
+        "cacert": "the authority that signed its members' certificates (PEM), for https://",
+        "cert": "a client certificate (PEM), where its members ask for one",
+        "key": "the key of that certificate (PEM)",
+        "purpose": "production, on which no drill runs and no fault is applied, or lab (default: production)",
+        "output": HELP["output"],
+    }
+)
+@command
+def attach_endpoints(
+    c: Context,
+    endpoints: str | None = None,
+    cluster: str | None = None,
+    cacert: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    purpose: str | None = None,
+    output: str | None = None,
+) -> None:
+    """Record a cluster that somebody else runs: cluster.attach --endpoints http://10.0.0.1:2379 --cluster prod
+
+    Each member is recorded with the client URL that works from here, once it has proved by its ID to be that member.
+    Then status, ctl, snapshot.save, member.move-leader and more work on it; what needs its processes is refused. Again,
+    it refreshes the record; nothing is ever written to the cluster.
+    """
+    from etcdops.foreign.attaching import attach
+    from etcdops.foreign.endpoints import tls_of
+
+    out = output_of(c, output)
+    name = flag(c, "cluster", cluster) or "lab"
+    tls = tls_of(*(flag(c, word, value) for word, value in (("cacert", cacert), ("cert", cert), ("key", key))))
+    done = attach(flag(c, "endpoints", endpoints), name, tls=tls, purpose=flag(c, "purpose", purpose), progress=say)
+    members = done.cluster.record.members
+    reached = sum(bool(member.client_url) for member in members)
+    what = "attached" if done.created else "was attached before, and is refreshed"
+    say(f"{name} {what}: {reached} of {len(members)} members are reached, purpose {done.cluster.record.spec.purpose}")
+    if out == "json":
+        emit_json(done.cluster.status())
+        return
+    emit(_attached_text(done.cluster))
+
+
+def _attached_text(cluster: Cluster) -> str:
+    import shlex
+
+    record = cluster.record
+    lines = [cluster.runtime.described(record, member) for member in record.members]
+    lines += ["", f"export ETCDCTL_ENDPOINTS={','.join(cluster.endpoints)}"]
+    if tls := record.spec.tls:
+        named = (("CACERT", tls.ca), ("CERT", tls.client_cert), ("KEY", tls.client_key))
+        lines.append("export " + " ".join(f"ETCDCTL_{word}={shlex.quote(path)}" for word, path in named if path))
+    return "\n".join(lines)

@@ -11,6 +11,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from etcdops.foreign import is_foreign
 from etcdops.tasks.common import (
     HELP,
     attach,
@@ -51,6 +52,7 @@ def _help(*names: str, **own: str) -> dict[str, str]:
         "image",
         "offline",
         "output",
+        quota="how large a member's database may become, such as 512MiB (fixed when created; default: etcd's, 2GiB)",
         port="first of the ports that members take (default: free ones are chosen)",
         timeout="how many seconds the members may take to acknowledge a write (default: 60)",
     )
@@ -65,6 +67,7 @@ def up_env(
     etcd_bin: str | None = None,
     image: str | None = None,
     port: str | None = None,
+    quota: str | None = None,
     output: str | None = None,
     timeout: str | None = None,
     offline: bool = False,
@@ -83,6 +86,7 @@ def up_env(
         "etcd_version": etcd_version,
         "etcd_bin": etcd_bin,
         "image": image,
+        "quota": quota,
     }
     timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
@@ -112,7 +116,7 @@ def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> 
 
 
 #: Flags about what is fixed when a cluster is created.
-FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port")
+FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota")
 
 
 def ensure_up(
@@ -166,14 +170,15 @@ def wish_for(
     from etcdops.errors import ClusterNotFound
     from etcdops.spec import ClusterSpec, parse_size
     from etcdops.state import Store
+    from etcdops.units import parse_bytes
 
     # What is fixed at creation is compared with what an existing cluster has; there, only a flag is a wish. The
     # configuration speaks for clusters that are yet to be created.
-    configured = {key: flag(c, key, value) for key, value in fixed.items()}
+    configured = {key: flag(c, key, fixed.get(key)) for key in FIXED}
     wish, exists = configured, True
     try:
         Store.find().load(name)
-        wish = {key: configured[key] if value is not None else "" for key, value in fixed.items()}
+        wish = {key: configured[key] if fixed.get(key) is not None else "" for key in FIXED}
     except ClusterNotFound:
         exists = False
     spec = ClusterSpec.of_size(
@@ -183,6 +188,7 @@ def wish_for(
         etcd_version=wish["etcd_version"],
         etcd_bin=wish["etcd_bin"],
         image=wish["image"],
+        quota_bytes=parse_bytes(wish["quota"], "quota") if wish["quota"] else 0,
     )
     offline = is_offline(c, offline)
     kind = wish["runtime"]
@@ -256,6 +262,11 @@ def down_env(
     """
     timeout_s = seconds(c, timeout, 30)
     down = attach(c, cluster)
+    if purge and is_foreign(down.record):
+        confirm(f"Forget {down.name}? Its members and their data are not touched.", yes=yes)
+        down.purge(progress=say)
+        say(f"{down.name} is forgotten; its members were not touched, and `cluster.attach` records them again")
+        return
     if purge:
         sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
         confirm(f"Delete cluster {down.name} with all its data?", yes=yes)

@@ -22,6 +22,7 @@ from etcdops.answers import (
 )
 from etcdops.calls import Call
 from etcdops.errors import EtcdError
+from etcdops.interrupts import deferred
 from etcdops.spec import Tls
 from etcdops.wire.channel import Stubs, channel_options, closed_error, grpc, read_credentials, split_url, to_error
 from etcdops.wire.watching import Watch
@@ -30,6 +31,10 @@ __all__ = ["Connection", "Pending", "ask_all"]
 
 T = TypeVar("T")
 K = TypeVar("K")
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
 
 
 class Pending(Generic[T]):
@@ -93,9 +98,10 @@ class Connection:
 
     def close(self) -> None:
         """End the connection and all calls on it."""
-        with self._lock:
-            self._closed = True
-        self._channel.close()
+        with deferred():
+            with self._lock:
+                self._closed = True
+            self._channel.close()
 
     def _open(self) -> None:
         if self._credentials:
@@ -135,23 +141,17 @@ class Connection:
 
     def send(self, path: str, request: Any, *, timeout_s: float) -> Any:
         """Give etcd's answer to `request`, one message for one: the layer below `call`."""
-        stub = self._take(path)
-        try:
-            return stub(request, timeout=float(timeout_s), metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise self._fail(error) from None
-        except ValueError:
-            # What grpc raises for a channel that is closed.
-            raise closed_error(self.endpoint) from None
-        finally:
-            self._give_back()
+        # Begun and waited for apart: a call that a signal breaks off while gRPC sets it up never ends, and neither does
+        # the closing of its channel.
+        return self.start(Call(path, request, _as_it_is), timeout_s=timeout_s).result()
 
     def stream(self, path: str, request: Any, *, timeout_s: float) -> Iterator[Any]:
         """Yield the messages of etcd's answer to `request`; the stream ends with the iterator."""
         stub, both = self._take(path), _proto.METHODS[path].streams == "both"
         stream = None
         try:
-            stream = stub(iter([request]) if both else request, timeout=float(timeout_s), metadata=self._metadata)
+            with deferred():
+                stream = stub(iter([request]) if both else request, timeout=float(timeout_s), metadata=self._metadata)
             yield from stream
         except grpc.RpcError as error:
             raise self._fail(error) from None
@@ -168,15 +168,17 @@ class Connection:
 
     def start(self, call: Call[T], *, timeout_s: float) -> Pending[T]:
         """Send `call` without waiting for its answer."""
-        stub = self._take(call.path)
-        try:
-            future = stub.future(call.request, timeout=float(timeout_s), metadata=self._metadata)
-        except BaseException as error:
-            self._give_back()
-            if isinstance(error, ValueError):
-                raise closed_error(self.endpoint) from None
-            raise
-        future.add_done_callback(lambda _: self._give_back())
+        with deferred():
+            stub = self._take(call.path)
+            try:
+                future = stub.future(call.request, timeout=float(timeout_s), metadata=self._metadata)
+            except BaseException as error:
+                self._give_back()
+                if isinstance(error, ValueError):
+                    # What grpc raises for a channel that is closed.
+                    raise closed_error(self.endpoint) from None
+                raise
+            future.add_done_callback(lambda _: self._give_back())
         return Pending(future, call.read, self._fail)
 
     def put(self, key: bytes, value: bytes, *, timeout_s: float, lease: int = 0, prev_kv: bool = False) -> PutResult:

@@ -103,7 +103,8 @@ def read_credentials(endpoint_url: str, tls: Tls | None) -> Any:
     if tls is None:
         raise SpecError(f"{endpoint_url} needs TLS, and no certificates were given")
     try:
-        ca, key, cert = (_read_file(path) for path in (tls.ca, tls.client_key, tls.client_cert))
+        # Without a certificate of its own, a client is served where none is asked for.
+        ca, key, cert = (_read_file(path) if path else None for path in (tls.ca, tls.client_key, tls.client_cert))
     except OSError as error:
         raise SpecError(f"the TLS file {error.filename} for {endpoint_url} cannot be read: {error.strerror}") from error
     return grpc.ssl_channel_credentials(ca, key, cert)

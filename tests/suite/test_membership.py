@@ -17,6 +17,7 @@ from etcdops.errors import PartlyChanged, Refused, SpecError
 from etcdops.operations import data, joining, pending, reconfigure
 from etcdops.operations.plan import Plan
 from etcdops.report.journal import read_journal
+from etcdops.report.terminal import status_text
 from etcdops.spec import ClusterSpec, Timing
 from etcdops.state import Store
 from tests.conftest import CommandLine, need_runtime, place
@@ -304,6 +305,7 @@ def test_a_step_that_fails_says_how_to_go_on(lab: Cluster, monkeypatch: pytest.M
     assert "`member.add hulk` goes on; `member.undo` takes it back." in caught.value.remedy
     [learner] = [member for member in lab.status().members if member.role == "learner"]
     assert learner.name == "hulk"
+    assert "3/3 voters healthy, quorum 2, can lose 1" in status_text(lab.status())
     monkeypatch.undo()
     lab.promote_member("hulk")
     assert "hulk" in _voters(lab)

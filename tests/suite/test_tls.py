@@ -6,6 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import trustme
 
@@ -45,6 +46,21 @@ def test_failed_leader_with_certificates(cli: CommandLine, spec: ClusterSpec) ->
     client = cluster.client()
     client.put("k", "v")
     assert client.get("k")[0] == b"v"
+
+
+def test_a_member_joins_with_a_certificate_of_its_own(cli: CommandLine, spec: ClusterSpec) -> None:
+    """A new member needs one, signed by the cluster's CA; with it, its peers and clients trust it as the others."""
+    *two, third = spec.members
+    cluster = Cluster.create(msgspec.structs.replace(spec, members=tuple(two)), runtime=cli.runtime, store=cli.store)
+    cluster.up()
+    bare = cli("member.add", "deadpool")
+    assert (bare.code, "lab has TLS, and deadpool has no certificate" in bare.err) == (2, True)
+    lost = cli("member.add", "deadpool", "--cert", "nowhere.pem", "--key", third.key)
+    assert (lost.code, "cannot read the PEM file nowhere.pem" in lost.err) == (2, True)
+    added = cli("member.add", "deadpool", "--cert", third.cert, "--key", third.key)
+    assert added.code == 0, added.err
+    assert cluster.status().verdict == "healthy"
+    assert len(cluster.members) == 3
 
 
 def test_a_client_without_a_certificate_is_turned_away(cli: CommandLine, spec: ClusterSpec, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_same_flag_same_meaning() -> None:
     """A flag that several commands have is spelled the same way in all of them: cluster, output, yes."""
     for name in NAMES:
         for argument in _arguments(name):
-            if argument.name == "cluster" and name not in ("cluster.prune", "snapshot.list"):
+            if argument.name == "cluster" and name not in ("cluster.prune", "snapshot.list", "snapshot.restore"):
                 assert argument.help == common.HELP["cluster"]
                 assert argument.nicknames == ("c",)
             if argument.name == "output":

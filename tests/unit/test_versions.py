@@ -142,7 +142,8 @@ def test_rows_are_sound(found: KnownBad) -> None:
     """Ranges are not empty and end at a fix; severity and operations are of the known words."""
     assert found.severity in ("unsafe", "warn")
     assert set(found.operations) <= OPERATIONS
-    assert set(found.needs) <= {"auth", "tls", "single-member", "voter-down", "unstarted-learner"}
+    conditions = {"auth", "tls", "single-member", "voter-down", "unstarted-learner", "compact-to-newest"}
+    assert set(found.needs) <= conditions
     assert ("auth is on" in found.condition) is ("auth" in found.needs)
     assert all((found.condition, found.effect, found.source, found.fixed_in, found.affected))
     for first, below in found.affected:
@@ -246,6 +247,7 @@ def test_broken_operations(version: str, operation: str, codes: list[str]) -> No
         ("readyz_non_learner", "3.5.19 3.6.0", "3.4.45 3.5.18"),
         ("compact_hash_check", "3.5.5 3.6.0", "3.5.4 3.4.45"),
         ("initial_corrupt_check", "3.3.0 3.7.1", "3.2.32"),
+        ("alarms_combine", "3.6.0 3.7.1", "3.4.45 3.5.33"),
         ("stop_grpc_on_defrag", "3.5.14 3.6.0", "3.5.13"),
         ("feature_gates", "3.6.0 3.7.1", "3.5.33"),
         ("experimental_flags", "3.4.45 3.6.14", "3.7.0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import _channel
 from hypothesis import given
 from hypothesis import strategies as st
 
 import etcdops
 from etcdops import _proto, calls, wire
-from etcdops.errors import EtcdError, Refused, SpecError
+from etcdops.errors import EtcdError, Interrupted, Refused, SpecError
+from etcdops.interrupts import handled
 from etcdops.spec import Tls
 
 PUT, RANGE, STATUS = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status"
@@ -128,7 +131,7 @@ def _url(server: wire.Server) -> str:
 def test_answers_are_tuples(connection: wire.Connection) -> None:
     """An answer is read into a plain tuple, with Python's own types."""
     status = connection.status(timeout_s=5)
-    assert status == (0xABC, 0, "3.5.1", 10, 0, 0xABC, 0, 0, 0, 7, ("a", "b"), False)
+    assert status == (0xABC, 0, "3.5.1", 10, 0, 0xABC, 0, 0, 0, 7, ("a", "b"), False, 0)
     assert connection.put(b"k", b"v", timeout_s=5) == (1, None)
 
 
@@ -545,3 +548,21 @@ print(*seen)
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.split() == [kept]
+
+
+def test_ctrl_c_while_a_call_begins_leaves_a_connection_that_can_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal in the middle of gRPC's setting up of a call is held back until that is done."""
+    begin = _channel._run_channel_spin_thread
+
+    def interrupted(state: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        begin(state)
+
+    monkeypatch.setattr(_channel, "_run_channel_spin_thread", interrupted)
+    connection = wire.Connection("http://127.0.0.1:1")
+    with pytest.raises(Interrupted), handled():
+        connection.status(timeout_s=1.0)
+    closing = threading.Thread(target=connection.close, daemon=True)
+    closing.start()
+    closing.join(10.0)
+    assert not closing.is_alive()
