@@ -265,7 +265,9 @@ def _notes(record: ClusterRecord, examined: Examined, bump: bool, moved: int) ->
     if contents.auth:
         said.append("authentication was on: the passwords of that time are needed, and keys cannot be compared")
     if contents.alarms:
-        said.append(f"the snapshot has the alarm {', '.join(contents.alarms)}: no write is accepted until it is cured")
+        said.append(
+            f"the snapshot has the alarm {', '.join(contents.alarms)}: no write is accepted before `cluster.heal-nospace`"
+        )
     if any(member.learner for member in contents.members):
         said.append("the snapshot has learners; restored members are voters, all of them")
     if not versions.supports(record.etcd_version, "restore_trims_members"):
