@@ -266,7 +266,8 @@ def _notes(record: ClusterRecord, examined: Examined, bump: bool, moved: int) ->
         said.append("authentication was on: the passwords of that time are needed, and keys cannot be compared")
     if contents.alarms:
         said.append(
-            f"the snapshot has the alarm {', '.join(contents.alarms)}: no write is accepted before `cluster.heal-nospace`"
+            f"the snapshot has the alarm {', '.join(contents.alarms)}: nothing can be written before"
+            " `cluster.heal-nospace`"
         )
     if any(member.learner for member in contents.members):
         said.append("the snapshot has learners; restored members are voters, all of them")
