@@ -12,6 +12,7 @@ import shlex
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -107,7 +108,9 @@ class RestoresVolumes:
     def _restore(self, record: ClusterRecord, member: MemberRecord, restoration: Restoration) -> list[str]:
         flags = restore_flags(record, member, data=DATA, bump=restoration.bump)
         mounts = ["--volume", f"{_snapshot_volume(record)}:{_SNAPSHOT}:ro", "--volume", f"{member.data.place}:{_MOUNT}"]
-        return [*_run(record, mounts), "snapshot", "restore", _FILE, *flags]
+        # Some releases (3.5.1) look the member's own name up, though what they compare is the same text.
+        named = ["--add-host", f"{urlsplit(member.peer_url).hostname}:127.0.0.1"]
+        return [*_run(record, [*mounts, *named]), "snapshot", "restore", _FILE, *flags]
 
     def drop_data(self, record: ClusterRecord) -> None:
         """End containers that still make such data, which a killed command has left, and remove the volumes."""

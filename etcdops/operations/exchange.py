@@ -44,6 +44,9 @@ _SLOWEST = 5_000_000
 
 _SETTLE_S = 30.0
 
+#: Codes of findings that are no reason to wait.
+_EXPECTED = ("operation-unfinished", "alarm-")
+
 
 class Before(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A record as it was before an operation exchanged it, and the token of the cluster that took its place.
@@ -162,16 +165,28 @@ def put_in_place(cluster: Cluster, target: ClusterRecord, why: str, run: str) ->
 
 
 def start_all(cluster: Cluster, size: int, progress: Callable[[str], None]) -> None:
-    """Start every member and wait until each serves; `size` is that of the database. Raises as `Cluster.up` does."""
-    cluster.up_locked(timeout_s=_START_S + size / _SLOWEST, progress=progress)
+    """Start every member, and wait until each serves linearizable reads; `size` is that of the database, in bytes.
+
+    Not for a write, as `Cluster.up` does: where the space quota is used up none is accepted. Raises MemberFailed for a
+    member that dies, WaitTimeout for one that does not serve in time.
+    """
+    states = cluster.runtime.states(cluster.record)
+    for name, state in states.items():
+        if state == "paused":
+            cluster.member(name).resume()
+    if stopped := [name for name, state in states.items() if state == "stopped"]:
+        progress(f"starting {', '.join(stopped)}")
+        cluster.start_members(stopped)
+    cluster.wait_serving(cluster.record.spec.names, timeout_s=_START_S + size / _SLOWEST)
+    cluster.save(msgspec.structs.replace(cluster.record, bootstrapped=True))
 
 
 def settle(cluster: Cluster) -> None:
     """Wait until the gate finds nothing that is wrong; raises WaitTimeout when it still does in the end."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        # Our own operation has not come to its end yet.
-        errors = [finding for finding in cluster.status().blockers if finding.code != "operation-unfinished"]
+        # Our own operation has not come to its end yet; and an alarm is in the data, before and after.
+        errors = [finding for finding in cluster.status().blockers if not finding.code.startswith(_EXPECTED)]
         if not errors:
             return
         if time.monotonic() > deadline:

@@ -34,6 +34,8 @@ _BUCKET_HEADER = struct.Struct("<QQ")
 #: Page sizes that bbolt may have: the operating system's, so 4 KiB nearly everywhere.
 _PAGE_SIZES = tuple(1 << n for n in range(9, 17))
 
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+
 #: More than is ever read here: in a damaged file, pages may lead round in circles.
 _MOST_BYTES = 2**26
 
@@ -57,7 +59,7 @@ class Contents(NamedTuple):
     `revision` is the newest of the store, 1 when nothing was ever written; `last_revision` that of its last key (0
     without one), which is what `etcdutl snapshot status` calls its revision; `compact_revision` 0 when it was never
     compacted. `raft_index` is the last entry that is applied, `raft_term` its term, 0 before etcd 3.5, which did not
-    record it. `cluster_version` is a minor, such as "3.5.0", or "".
+    record it. `cluster_version` is a minor, such as "3.5.0", or "". `alarms` are the kinds that are raised.
     """
 
     revision: int
@@ -68,6 +70,7 @@ class Contents(NamedTuple):
     cluster_version: str
     auth: bool
     members: tuple[BoltMember, ...]
+    alarms: tuple[str, ...] = ()
 
 
 def is_bolt(path: str | os.PathLike[str]) -> bool:
@@ -107,6 +110,7 @@ def _contents(database: _Database) -> Contents:
         cluster_version=cluster.get(b"clusterVersion", b"").decode(),
         auth=auth.get(b"authEnabled") == b"\x01",
         members=tuple(_member(value) for _, value in _pairs(database, buckets, b"members")),
+        alarms=tuple(sorted({_alarm(key) for key, _ in _pairs(database, buckets, b"alarm")})),
     )
 
 
@@ -129,6 +133,11 @@ def _main(revision: bytes) -> int:
 
 def _number(value: bytes) -> int:
     return int.from_bytes(value[:8], "big")
+
+
+def _alarm(key: bytes) -> str:
+    """Give the kind out of etcd's key for an alarm: a protobuf message whose last field, the second, is the kind."""
+    return _ALARMS.get(key[-1], f"alarm {key[-1]}") if key[-2:-1] == b"\x10" else "unknown alarm"
 
 
 def _member(value: bytes) -> BoltMember:

@@ -72,6 +72,11 @@ def examine(
         written = datetime.fromtimestamp(target.stat().st_mtime, timezone.utc).isoformat(timespec="seconds")
     except (OSError, ValueError, SnapshotError) as error:
         raise SnapshotError(f"cannot read {target}: {error}") from error
+    if "CORRUPT" in contents.alarms:
+        raise Refused(
+            f"{target} was saved while the alarm CORRUPT was raised: its members had found that their data differs",
+            remedy="Nothing was changed. Restore an older one: see `snapshot.list`.",
+        )
     version = _version(contents, manifest)
     refuse_version(version, etcd_version, str(target))
     return Examined(

@@ -222,6 +222,7 @@ def _known(examined: Examined, bump: int) -> dict[str, str]:
         "revision": str(contents.revision),
         "last_revision": str(contents.last_revision),
         "auth": str(int(contents.auth)),
+        "alarms": ",".join(contents.alarms),
         "bump": str(bump),
     }
 
@@ -263,6 +264,11 @@ def _notes(record: ClusterRecord, examined: Examined, bump: bool, moved: int) ->
         said.append("revisions go back, as was asked for: restart clients that watch or cache")
     if contents.auth:
         said.append("authentication was on: the passwords of that time are needed, and keys cannot be compared")
+    if contents.alarms:
+        said.append(
+            f"the snapshot has the alarm {', '.join(contents.alarms)}: nothing can be written before"
+            " `cluster.heal-nospace`"
+        )
     if any(member.learner for member in contents.members):
         said.append("the snapshot has learners; restored members are voters, all of them")
     if not versions.supports(record.etcd_version, "restore_trims_members"):
@@ -410,6 +416,7 @@ def _expected(pending: Pending) -> Expected:
         revision=revision + bump,
         compacted=revision if bump else 0,
         auth=known["auth"] == "1",
+        alarms=tuple(kind for kind in known["alarms"].split(",") if kind),
         not_cluster_id=int(known["etcd_cluster_id"]),
         size=int(known["size"]),
     )

@@ -27,7 +27,7 @@ _ALLOW = "go on although this version of etcd is known to spoil it"
     positional=["file"],
     help={
         "file": "which: a path, or a name that `snapshot.list` shows",
-        "cluster": "into which cluster (default: lab); one that there is not yet is created",
+        "cluster": HELP["cluster"],
         "size": "how many members a cluster that is created has: 1, 3, 5 or 7 (default: 3)",
         "runtime": HELP["runtime"],
         "etcd-version": HELP["etcd-version"],

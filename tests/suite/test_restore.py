@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdops import binaries, runtimes, versions, wire
+from etcdops import binaries, calls, runtimes, versions, wire
 from etcdops.cluster import Cluster
 from etcdops.errors import ClusterError, EtcdError, Refused, RuntimeUnavailable
 from etcdops.etcd_flags import restore_flags
@@ -431,6 +431,24 @@ def test_versions(tmp_path: Path, etcd: str) -> None:
         assert done.bump == (1_000_000_000 if offered else 0)
         cluster.rollback()
         assert "later" in _keys(cluster)
+
+
+def test_an_alarm_comes_back_with_the_snapshot(plain: Cluster, tmp_path: Path) -> None:
+    """With NOSPACE it is restored, and said what could not be written; with CORRUPT it is refused."""
+    lives = members.lives(plain.record)
+    with wire.Connection(plain.endpoints[0]) as connection:
+        me = connection.status(timeout_s=5.0).member_id
+        for kind in ("NOSPACE", "CORRUPT"):
+            connection.call(calls._alarm("ACTIVATE", me, kind), timeout_s=5.0)
+            save_snapshot(plain, tmp_path / f"{kind}.db")
+            connection.alarm_disarm(me, kind, timeout_s=5.0)
+    with pytest.raises(Refused, match="CORRUPT was raised"):
+        plain.restore(tmp_path / "CORRUPT.db")
+    assert members.lives(plain.record) == lives
+    done = plain.restore(tmp_path / "NOSPACE.db")
+    assert {check.name for check in done.checks if check.result == "inconclusive"} == {"canary", "alarms"}
+    plain.rollback()
+    _put(plain, "written again")
 
 
 # -- the tasks
