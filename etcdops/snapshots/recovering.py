@@ -16,6 +16,7 @@ import msgspec
 from etcdops import quorum
 from etcdops.errors import EtcdError, MemberFailed, Refused, SpecError
 from etcdops.facts import Facts, collect
+from etcdops.foreign import refuse_foreign
 from etcdops.operations.exchange import restorer
 from etcdops.operations.pending import Pending, load, refuse_unfinished
 from etcdops.operations.plan import Plan, Step
@@ -174,6 +175,7 @@ def recover(
     Raises Refused where there is a quorum, or one can be brought back, or nothing is left to recover from; otherwise as
     `restore_snapshot`. The same call goes on with a recovery that was interrupted.
     """
+    refuse_foreign(cluster.record, f"cluster.recover of {cluster.name}")
     with cluster.locked(f"recover {cluster.name}", progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         begun = load(cluster)
@@ -224,6 +226,7 @@ def prepare_recover(cluster: Cluster, *, lost: Sequence[str] = ()) -> Plan:
 
     Nothing is started for it, so survivors that are stopped may turn out to be further than it says.
     """
+    refuse_foreign(cluster.record, f"cluster.recover of {cluster.name}")
     refuse_unfinished(cluster, OPERATION)
     found = _survey(cluster, lost)
     source = _source(cluster, found)

@@ -20,6 +20,7 @@ import msgspec
 from etcdops import versions
 from etcdops.errors import ClusterError, EtcdopsError, Refused, SnapshotError
 from etcdops.facts import Facts, collect
+from etcdops.foreign import refuse_foreign
 from etcdops.operations.exchange import (
     before_of,
     by_hand_each,
@@ -90,6 +91,7 @@ def restore_snapshot(
     PartlyChanged if it cannot be.
     """
     target = os.path.abspath(path)
+    refuse_foreign(cluster.record, f"snapshot.restore into {cluster.name}")
     with cluster.locked(f"restore {cluster.name}", progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         if refuse_unfinished(cluster, OPERATION, target):
@@ -122,6 +124,7 @@ def prepare(
     progress: Progress = lambda text: None,
 ) -> Plan:
     """Make all checks that need no change, and give the plan; raises as `restore_snapshot` does."""
+    refuse_foreign(cluster.record, f"snapshot.restore into {cluster.name}")
     cluster.save(cluster.runtime.adopt(cluster.record))
     target = os.path.abspath(path)
     pending = refuse_unfinished(cluster, OPERATION, target)

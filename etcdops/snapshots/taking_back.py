@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from etcdops.errors import Refused
 from etcdops.facts import collect
+from etcdops.foreign import refuse_foreign
 from etcdops.operations.exchange import (
     Before,
     before_of,
@@ -104,6 +105,7 @@ def _back_plan(cluster: Cluster, pending: Pending, before: Before) -> Plan:
 
 def prepare_rollback(cluster: Cluster) -> Plan:
     """Give the plan that takes the last restore back, or one that has not ended; raises as `rollback` does."""
+    refuse_foreign(cluster.record, f"snapshot.rollback of {cluster.name}")
     return _prepare(cluster)[0]
 
 
@@ -157,6 +159,7 @@ def rollback(cluster: Cluster, *, confirm: Confirm = lambda plan: None, progress
     is given up is kept, as retired. The same call goes on with a rollback that was interrupted. Raises Refused where
     there is nothing to take back, another operation has not ended, or the data of before has been removed.
     """
+    refuse_foreign(cluster.record, f"snapshot.rollback of {cluster.name}")
     with cluster.locked(f"roll {cluster.name} back", progress=progress):
         cluster.save(cluster.runtime.adopt(cluster.record))
         plan, pending, before = _prepare(cluster)

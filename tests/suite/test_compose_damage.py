@@ -166,7 +166,8 @@ def test_what_was_done_to_the_client_is_seen_and_put_right(lab: Cluster, damage:
     docker(*command, client_of(lab))
     [said] = amiss(lab)
     assert "client" in said
-    assert said.endswith("`up-env` puts it right")
+    [found] = [warning for warning in lab.status().warnings if warning.code == "amiss"]
+    assert (found.message, found.remedy) == (said, "`up-env` and `heal` put it right.")
     assert lab.status().verdict == "healthy"
     assert "client" in "".join(bring_back(lab, by))
     assert amiss(lab) == []

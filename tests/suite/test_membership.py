@@ -212,12 +212,12 @@ def test_the_last_voter_stays(tmp_path: Path, lab: Cluster) -> None:
 def _kill_everywhere(cluster: Cluster, operation: str, *args: str) -> Iterator[int]:
     """Kill an operation at its first instant, its second, and so on until it comes to its end."""
     for instant in range(1, 40):
-        _put(cluster, f"killed/{instant}")
+        _put(cluster, f"{operation}/{instant}")
         if not killed(cluster.store.root, instant, cluster.name, operation, *args):
             assert instant > 5, "so few instants cannot be all"
             return
         # The rest serves, whatever there was.
-        _put(cluster, f"killed/{instant}-after")
+        _put(cluster, f"{operation}/{instant}-after")
         yield instant
     pytest.fail("it never came to its end")
 
@@ -245,7 +245,7 @@ def test_an_add_killed_anywhere_goes_on_or_is_taken_back(lab: Cluster) -> None:
         else:
             lab.add_member()
             assert "hulk" in _voters(lab)
-            assert _keys(lab, "hulk", "killed/") == written
+            assert _keys(lab, "hulk", "add_member/") == written
             lab.remove_member("hulk")
         assert pending.load(lab) is None
         assert lab.status().verdict == "healthy"
@@ -264,7 +264,7 @@ def test_a_replacement_killed_anywhere_goes_on(lab: Cluster) -> None:
         assert pending.load(lab) is None
         assert lab.status().verdict == "healthy"
         assert _voters(lab) == ["deadpool", "ironman", "thor"]
-        assert _keys(lab, "thor", "killed/") == 2 * instant
+        assert _keys(lab, "thor", "replace_member/") == 2 * instant
         lab.member("thor").kill()
     assert lab.status().verdict == "healthy"
 
