@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -20,8 +20,15 @@ __all__ = ["Operations"]
 
 Progress = Callable[[str], None]
 
+#: Called with a plan before it is carried out, to show it; raises to stop it.
+Confirm = Callable[["Plan"], None]
+
 
 def _silent(text: str) -> None:
+    pass
+
+
+def _agreed(plan: Plan) -> None:
     pass
 
 
@@ -68,35 +75,114 @@ class Operations:
 
         return rollback(self._cluster, progress=progress)
 
-    def add_member(self, name: str = "", **options: Any) -> Plan:
-        """Add a member by a learner that is promoted; see `etcdops.operations.reconfigure.add`."""
+    def add_member(
+        self,
+        name: str = "",
+        *,
+        cert: str = "",
+        key: str = "",
+        allow_known_bad: bool = False,
+        dry_run: bool = False,
+        confirm: Confirm = _agreed,
+        progress: Progress = _silent,
+    ) -> Plan:
+        """Add a member, by a learner that is promoted when it has all data, and give the plan that did it.
+
+        `name` "" means the first usual name that is free. Raises as `etcdops.operations.reconfigure.add` does.
+        """
         from etcdops.operations import reconfigure
 
-        return reconfigure.add(self._cluster, name, **options)
+        return reconfigure.add(
+            self._cluster,
+            name,
+            cert=cert,
+            key=key,
+            allow_known_bad=allow_known_bad,
+            dry_run=dry_run,
+            confirm=confirm,
+            progress=progress,
+        )
 
-    def remove_member(self, name: str, **options: Any) -> Plan:
-        """Remove a member for ever, and keep its data; see `etcdops.operations.reconfigure.remove`."""
+    def remove_member(
+        self,
+        name: str,
+        *,
+        allow_known_bad: bool = False,
+        dry_run: bool = False,
+        confirm: Confirm = _agreed,
+        progress: Progress = _silent,
+    ) -> Plan:
+        """Remove a member for ever, keep its data, and give the plan that did it.
+
+        Raises as `etcdops.operations.reconfigure.remove` does.
+        """
         from etcdops.operations import reconfigure
 
-        return reconfigure.remove(self._cluster, name, **options)
+        return reconfigure.remove(
+            self._cluster,
+            name,
+            allow_known_bad=allow_known_bad,
+            dry_run=dry_run,
+            confirm=confirm,
+            progress=progress,
+        )
 
-    def replace_member(self, name: str, **options: Any) -> Plan:
-        """Put a new member in the place of a lost one; see `etcdops.operations.reconfigure.replace`."""
+    def replace_member(
+        self,
+        name: str,
+        *,
+        allow_known_bad: bool = False,
+        dry_run: bool = False,
+        confirm: Confirm = _agreed,
+        progress: Progress = _silent,
+    ) -> Plan:
+        """Put a new member in the place of a lost one, and give the plan that did it.
+
+        Raises as `etcdops.operations.reconfigure.replace` does.
+        """
         from etcdops.operations import reconfigure
 
-        return reconfigure.replace(self._cluster, name, **options)
+        return reconfigure.replace(
+            self._cluster,
+            name,
+            allow_known_bad=allow_known_bad,
+            dry_run=dry_run,
+            confirm=confirm,
+            progress=progress,
+        )
 
-    def promote_member(self, name: str, **options: Any) -> Plan:
-        """Make a learner a voter; see `etcdops.operations.reconfigure.promote`."""
+    def promote_member(
+        self,
+        name: str,
+        *,
+        allow_known_bad: bool = False,
+        dry_run: bool = False,
+        confirm: Confirm = _agreed,
+        progress: Progress = _silent,
+    ) -> Plan:
+        """Make a learner a voter once it has what the leader has, and give the plan that did it.
+
+        Raises as `etcdops.operations.reconfigure.promote` does.
+        """
         from etcdops.operations import reconfigure
 
-        return reconfigure.promote(self._cluster, name, **options)
+        return reconfigure.promote(
+            self._cluster,
+            name,
+            allow_known_bad=allow_known_bad,
+            dry_run=dry_run,
+            confirm=confirm,
+            progress=progress,
+        )
 
-    def undo(self, **options: Any) -> Plan:
-        """Take an unfinished add or replace of a member back; see `etcdops.operations.reconfigure.undo`."""
+    def undo(self, *, dry_run: bool = False, confirm: Confirm = _agreed, progress: Progress = _silent) -> Plan:
+        """Take an unfinished add or replace of a member back, and give the plan that did it.
+
+        Raises as `etcdops.operations.reconfigure.undo` does.
+        """
         from etcdops.operations import reconfigure
 
-        return reconfigure.undo(self._cluster, **options)
+        return reconfigure.undo(self._cluster, dry_run=dry_run, confirm=confirm, progress=progress)
 
     def defrag(
         self,

@@ -54,10 +54,15 @@ def add(
     Refused (exit 3) while a voter is down. If it is interrupted, the same command goes on, and member.undo takes it
     back.
     """
-    options = {"cert": flag(c, "cert", cert), "key": flag(c, "key", key), "allow_known_bad": allow_known_bad}
     target = attach(c, cluster)
-    name = flag(c, "member", member)
-    _run(c, target, lambda **how: target.add_member(name, **options, **how), dry_run=dry_run, output=output)
+    name, pem, own_key = flag(c, "member", member), flag(c, "cert", cert), flag(c, "key", key)
+    _run(
+        c,
+        target,
+        lambda **how: target.add_member(name, cert=pem, key=own_key, allow_known_bad=allow_known_bad, **how),
+        dry_run=dry_run,
+        output=output,
+    )
 
 
 @task(positional=["member"], help={**_ASKS, "member": "which member"})
