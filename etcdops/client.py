@@ -61,7 +61,8 @@ _READS = frozenset(
 class ClientStatus(NamedTuple):
     """One member's answer about itself: etcd3's five fields first, then the rest. Sizes are in bytes.
 
-    `leader` is etcd3's Member, or None when the member knows of no leader; `leader_id` is 0 then.
+    `leader` is etcd3's Member, or None when the member knows of no leader; `leader_id` is 0 then. `db_size_quota` is 0
+    where the server does not say (before 3.6).
     """
 
     version: str
@@ -77,6 +78,7 @@ class ClientStatus(NamedTuple):
     revision: int
     errors: tuple[str, ...]
     is_learner: bool
+    db_size_quota: int = 0
 
 
 def connect(
