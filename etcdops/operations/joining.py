@@ -59,9 +59,10 @@ _NOT_YET = (
     "not leader",
     "leader changed",
     "request timed out",
-    # An id is made of the URLs and of the second.
-    "member ID already exist",
 )
+
+#: A new member's id is made of its URLs and of the second, so within that second it is another's, or a removed one's.
+_TAKEN = ("member ID already exist", "member not found")
 
 
 class Reconfiguration:
@@ -100,8 +101,11 @@ class Reconfiguration:
 
     # -- asking the leader
 
-    def _ask(self, what: str, call: Callable[[wire.Connection], T]) -> T:
-        """Put a request to the leader until it is granted; what etcd refuses for now is asked again for a minute."""
+    def _ask(self, what: str, call: Callable[[wire.Connection], T], *, not_yet: tuple[str, ...] = ()) -> T:
+        """Put a request to the leader until it is granted; what etcd refuses for now is asked again for a minute.
+
+        `not_yet` are more texts by which it does so.
+        """
         deadline = time.monotonic() + _REFUSED_S
         told = 0.0
         while True:
@@ -112,7 +116,8 @@ class Reconfiguration:
             except (EtcdError, NoLeader, QuorumLost) as error:
                 text = error.text if isinstance(error, EtcdError) else str(error)
                 if isinstance(error, EtcdError) and not (
-                    any(part in text for part in _NOT_YET) or error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+                    any(part in text for part in (*_NOT_YET, *not_yet))
+                    or error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
                 ):
                     raise
                 if time.monotonic() > deadline:
@@ -153,7 +158,7 @@ class Reconfiguration:
                 return None
             return connection.member_add([joins.member.peer_url], learner=True, timeout_s=_REQUEST_S)
 
-        self._ask(f"add {step.member}", add)
+        self._ask(f"add {step.member}", add, not_yet=_TAKEN)
 
     def _start(self, step: Step) -> None:
         joins, cluster = self._joining(), self._cluster

@@ -62,7 +62,8 @@ def _keys(cluster: Cluster, member: str, prefix: str) -> int:
 
 def _steps(cluster: Cluster, operation: str) -> list[str]:
     """The steps that the newest run of an operation has taken to their end."""
-    run = max(path for path in cluster.store.runs.iterdir() if operation.replace(".", "-") in path.name)
+    runs = [path for path in cluster.store.runs.iterdir() if operation.replace(".", "-") in path.name]
+    run = max(runs, key=lambda path: path.stat().st_mtime_ns)
     return [entry.detail.split()[1] for entry in read_journal(run / "journal.jsonl") if entry.event == "done"]
 
 
