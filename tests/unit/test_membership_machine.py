@@ -300,7 +300,7 @@ def test_no_sequence_of_operations_breaks_a_cluster() -> None:
     run_state_machine_as_test(
         Operations,
         settings=settings(
-            max_examples=32,
+            max_examples=24,
             stateful_step_count=8,
             deadline=None,
             derandomize=True,
