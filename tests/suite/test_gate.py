@@ -140,8 +140,6 @@ def test_a_lost_quorum_is_found_and_the_look_ends(lab: Cluster) -> None:
 
 def test_an_added_member_that_never_started_is_found(lab: Cluster) -> None:
     """A learner that was added by hand is named with its id, and does not count for the quorum; a voter does."""
-    if lab.runtime.name == "fake":
-        pytest.skip("members in memory cannot be added")
     leader = lab.leader()
     with wire.Connection(leader.client_url) as etcd:
         added = _add_learner(etcd)
