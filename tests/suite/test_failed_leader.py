@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +252,13 @@ def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_un
 def _children(pid: int) -> list[int]:
     import psutil
 
-    return [
-        child.pid for child in psutil.Process(pid).children(recursive=True) if "traffic" in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        # Commands come and go meanwhile, and one that has just ended has no arguments.
+        with suppress(psutil.Error):
+            if "traffic" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
 
 
 def _alive(pid: int) -> bool:
