@@ -1,4 +1,4 @@
-"""No member failed in a way that only its log tells: panic, fatal error, data corruption, data inconsistency.
+"""No member failed in a way that only its log tells: panic, fatal error, data race, corruption, inconsistency.
 
 A member that is killed writes nothing, and one that is stopped says good-bye at level "info": what is found here is
 the server's own failure. Lines are judged by the level that etcd gave them, never by a word that may be part of
@@ -37,9 +37,10 @@ _CORRUPTION = re.compile(
 )
 _CORRUPT_ALARM = re.compile(r"alarm raised|activated alarm|raised alarm")
 
-#: The Go run time's own words, and the fatal level of etcd 3.4's plain log ("2021-01-01 00:00:00.000 C | raft: ...").
+#: The Go run time's own words (a data race is told by builds with Go's race detector), and the fatal level of etcd
+#: 3.4's plain log ("2021-01-01 00:00:00.000 C | raft: ...").
 _PLAIN = re.compile(
-    r"^(panic: |fatal error: |unexpected fault address|SIG(SEGV|BUS|ABRT|ILL|FPE): )"
+    r"^(panic: |fatal error: |unexpected fault address|SIG(SEGV|BUS|ABRT|ILL|FPE): |WARNING: DATA RACE)"
     r"|^\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2}\.\d+ C \| "
 )
 

@@ -1,14 +1,18 @@
-"""All members hold the same keys: their HashKV is equal at one revision and one compact revision."""
+"""W5: all members hold the same keys and told of the same events.
+
+Their HashKV is equal at one revision and one compact revision, and what two of them delivered of one revision is
+identical.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from etcdops.verify import Check
 
-__all__ = ["NAME", "MemberHash", "check_members_agree"]
+__all__ = ["NAME", "MemberHash", "add_logs", "check_members_agree"]
 
 NAME = "members agree"
 
@@ -60,3 +64,11 @@ def check_members_agree(hashes: Mapping[str, MemberHash]) -> Check:
     (hash_,) = groups[revision, compact_revision]
     detail = f"{', '.join(answers)}: hash {hash_:08x} at revision {revision}, compact revision {compact_revision}"
     return Check(NAME, "passed", detail)
+
+
+def add_logs(check: Check, differences: Sequence[str], compared: int) -> Check:
+    """Give the check of hashes with what comparing the members' logs of `compared` revisions found added to it."""
+    if differences:
+        also = "" if check.result == "passed" else f"; {check.detail}"
+        return Check(NAME, "failed", f"members told of different events: {'; '.join(differences)}{also}")
+    return Check(NAME, check.result, f"{check.detail}; what they delivered of {compared} revisions is identical")

@@ -7,28 +7,31 @@ judges a run: the outage, the checks, and a later `check RUN`.
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
-from etcdops.errors import StateError
+from etcdops.model import Answer
+from etcdops.ops import Delete, Put, Revoke, Txn, is_read_only
+from etcdops.workload.encoding import KINDS, Codec, Request, key_prefix, value_prefix
+from etcdops.workload.lines import SCHEMA, Header, LineWriter, bad_line, read_lines
 
 __all__ = [
+    "CLIENT",
+    "DRILL",
     "FAILOVER_READ",
     "FAILOVER_WRITE",
     "PINNED",
+    "PREPARE",
     "HistoryWriter",
-    "Op",
     "Operation",
     "Outcome",
+    "Request",
     "key_prefix",
     "pinned_stream",
     "read_history",
+    "value_prefix",
 ]
-
-Op = Literal["put", "get"]
 
 #: "ok": acknowledged. "failed": certainly without effect. "unknown": a write that may be applied, now or later.
 Outcome = Literal["ok", "failed", "unknown"]
@@ -39,8 +42,14 @@ PINNED = "pinned."
 FAILOVER_WRITE = "failover-write"
 #: The linearizable-read stream that does the same.
 FAILOVER_READ = "failover-read"
+#: The stream of a profile's client is this and its number, from 0.
+CLIENT = "client."
+#: The stream of what a drill does itself.
+DRILL = "drill"
+#: What a profile writes before its clients begin.
+PREPARE = "prepare"
 
-_FLUSH_AFTER_NS = 100_000_000
+KIND = "history"
 
 
 def pinned_stream(member: str) -> str:
@@ -48,87 +57,72 @@ def pinned_stream(member: str) -> str:
     return PINNED + member
 
 
-def key_prefix(run: str, stream: str = "") -> str:
-    """Give what every key of a run begins with, or every key of one stream of it."""
-    return f"etcdops/{run}/{stream}/" if stream else f"etcdops/{run}/"
-
-
 class Operation(msgspec.Struct, frozen=True, gc=False):
     """One call to one member and how it ended. Instants are nanoseconds of one host's CLOCK_MONOTONIC.
 
-    `id` is unique in the run. `scheduled_ns` is when the schedule wanted it sent, `call_ns` when it was handed to gRPC,
-    `return_ns` when the answer was in hand. `attempt` counts from 1; only a stream that fails over goes further, and
-    its attempts share `scheduled_ns` but have keys and values of their own. `member` is the member that was called.
-    `value` is what a put wrote, or what a get read ("" for an absent key). `revision` is the answer's
-    `header.revision`, 0 without one. `code` and `error` say why an operation is not ok: gRPC's status name and text, or
-    NOT_SENT (the bound of calls in flight was reached, nothing was sent: failed) or ABANDONED (the traffic was ended
-    before the answer came: unknown for a write).
+    `id` is unique in the run. `process` is a client that does one thing at a time, as Jepsen has it; after an unknown
+    outcome it is never used again. `scheduled_ns` is when the schedule wanted the operation sent, `call_ns` when it was
+    handed to gRPC, `return_ns` when the answer was in hand. `attempt` counts from 1; only a stream that fails over goes
+    further, and its attempts share `scheduled_ns` but have values of their own. `member` is the member that was called.
+
+    `answer` is etcd's, whole, and `revision` its outer `header.revision`; None and 0 unless the outcome is ok. A
+    comparison that does not hold and a key that is not there are answers, and ok. `code` and `error` say why an
+    operation is not ok: gRPC's status name and text, or NOT_SENT (the bound of calls in flight was reached, nothing was
+    sent: failed) or ABANDONED (the traffic was ended before the answer came: unknown for a write). A read that is not
+    ok is failed, whatever the reason.
     """
 
     id: int
     stream: str
+    process: int
     member: str
-    op: Op
-    key: str
-    value: str
+    request: Request
     scheduled_ns: int
     call_ns: int
     return_ns: int
     outcome: Outcome
     revision: int = 0
+    answer: Answer | None = None
     attempt: int = 1
     code: str = ""
     error: str = ""
 
+    @property
+    def kind(self) -> str:
+        """put, range, delete, txn, grant, keep-alive, revoke or compact."""
+        return KINDS[type(self.request)]
+
+    @property
+    def may_write(self) -> bool:
+        """Whether the request can make a revision: a put, delete or revoke, or a transaction that may put or delete."""
+        request = self.request
+        return isinstance(request, (Put, Delete, Revoke)) or (isinstance(request, Txn) and not is_read_only(request))
+
+    @property
+    def key(self) -> bytes:
+        """The key that a put, range or delete is about, or the first one; empty for others."""
+        return getattr(self.request, "key", b"")
+
 
 class HistoryWriter:
-    """Appends operations to a file, at the latest 100 ms after they were given, so that a kill loses no more.
+    """Appends operations to a record; see LineWriter for when they are on the disk, and for the errors raised."""
 
-    An append writes whenever the oldest record held back is 100 ms old; who may pause between two appends calls
-    `flush()` in between. Data that was flushed survives the death of the process (not of the machine). Raises
-    StateError when the file cannot be created or written.
-    """
+    def __init__(self, path: str | os.PathLike[str], run: str) -> None:
+        self._lines = LineWriter(path, Header(SCHEMA, KIND, run))
+        self.path = self._lines.path
+        self._codec = Codec(run)
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._encoder = msgspec.json.Encoder()
-        self._held: list[Operation] = []
-        self._oldest_ns = 0
-        try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise _not_writable(self.path, error) from error
-
-    def append(self, operation: Operation) -> None:
+    def append(self, op: Operation) -> None:
         """Record one operation."""
-        now = time.monotonic_ns()
-        if not self._held:
-            self._oldest_ns = now
-        self._held.append(operation)
-        if now - self._oldest_ns >= _FLUSH_AFTER_NS:
-            self.flush()
+        self._lines.append(line_of(self._codec, op))
 
     def flush(self) -> None:
         """Write what is held back."""
-        if not self._held:
-            return
-        left = memoryview(self._encoder.encode_lines(self._held))
-        self._held.clear()
-        try:
-            while left:
-                left = left[os.write(self._fd, left) :]
-        except OSError as error:
-            raise _not_writable(self.path, error) from error
+        self._lines.flush()
 
     def close(self) -> None:
         """Flush and close; a second time does nothing."""
-        if self._fd < 0:
-            return
-        try:
-            self.flush()
-        finally:
-            os.close(self._fd)
-            self._fd = -1
+        self._lines.close()
 
     def __enter__(self) -> HistoryWriter:
         return self
@@ -137,45 +131,59 @@ class HistoryWriter:
         self.close()
 
 
+def line_of(codec: Codec, op: Operation) -> list[Any]:
+    """Give an operation as it stands in a record.
+
+    Its fields in order: id, stream, process, member, request, when it was scheduled, ns from there to the call, ns from
+    the call to the return, outcome; of an ok one also revision and answer, of others code and error; attempt unless 1.
+    """
+    line: list[Any] = [
+        op.id,
+        op.stream,
+        op.process,
+        op.member,
+        codec.request(op.request),
+        op.scheduled_ns,
+        op.call_ns - op.scheduled_ns,
+        op.return_ns - op.call_ns,
+        op.outcome,
+    ]
+    line += [op.revision, codec.answer(op.answer)] if op.outcome == "ok" else [op.code, op.error]
+    if op.attempt != 1:
+        line.append(op.attempt)
+    return line
+
+
+def operation_of(codec: Codec, line: list[Any]) -> Operation:
+    """Give the operation that a line holds; raises as Codec does."""
+    number, stream, process, member, request, scheduled, late, took, outcome, first, second = line[:11]
+    asked = codec.read_request(request)
+    call = scheduled + late
+    attempt = line[11] if len(line) > 11 else 1
+    if outcome == "ok":
+        answer = codec.read_answer(asked, first, second)
+        return Operation(
+            number, stream, process, member, asked, scheduled, call, call + took, outcome, first, answer, attempt
+        )
+    if outcome not in ("failed", "unknown"):
+        raise ValueError(f"{outcome!r} is no outcome")
+    return Operation(
+        number, stream, process, member, asked, scheduled, call, call + took, outcome, 0, None, attempt, first, second
+    )
+
+
 def read_history(path: str | os.PathLike[str]) -> list[Operation]:
-    """Give all operations of a record, in the order of the file.
+    """Give all operations of a record, plain or compressed, in the order of the file.
 
     A last line that a kill has torn is left out. Raises StateError, naming file and line, for a file that cannot be
     read and for any other line that is not an operation.
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise StateError(
-            f"cannot read the history {path}: {error.strerror}", remedy="Name a run folder that a drill has written."
-        ) from error
-    lines = data.split(b"\n")
-    decode = msgspec.json.Decoder(Operation).decode
-    history: list[Operation] = []
-    for number, line in enumerate(lines, start=1):
-        last = number == len(lines)
-        if last and not line:
-            break
+    header, lines = read_lines(path, KIND)
+    codec = Codec(header.run)
+    history = []
+    for number, line in lines:
         try:
-            history.append(decode(line))
-        except msgspec.ValidationError as error:
-            raise _bad_line(path, number, error) from error
-        except msgspec.DecodeError as error:
-            if last:
-                break
-            raise _bad_line(path, number, error) from error
+            history.append(operation_of(codec, line))
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise bad_line(path, number, error) from error
     return history
-
-
-def _bad_line(path: str | os.PathLike[str], number: int, error: Exception) -> StateError:
-    return StateError(
-        f"{path}, line {number}: not an operation: {error}",
-        remedy="The file was changed or damaged after the run; the run cannot be verified from it.",
-    )
-
-
-def _not_writable(path: Path, error: OSError) -> StateError:
-    return StateError(
-        f"cannot write the history {path}: {error.strerror}",
-        remedy="Free some space, or choose another state directory.",
-    )

@@ -7,21 +7,28 @@ Every number here is in milliseconds; instants are nanoseconds of one host's CLO
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from etcdops.errors import SpecError
-from etcdops.spec import Timing
+from etcdops.workload.calls import FAILED, OK, SERVICES, UNKNOWN, Arrivals, Calls, Ints, calls_of
+from etcdops.workload.deliveries import Delivery
+from etcdops.workload.gaps import Gap, find_gap, lease_gap, watch_gaps
 from etcdops.workload.history import FAILOVER_READ, FAILOVER_WRITE, PINNED, Operation
+from etcdops.workload.prediction import Prediction, explain_outlier, predict, predicted_mean_ms
+from etcdops.workload.recovery import Quickness, count_errors, nearest_rank, new_leader_ms, quick_again
+
+if TYPE_CHECKING:
+    from etcdops.verify.recorded import Claim, Fault
 
 __all__ = [
     "UNAVAILABLE_AFTER_MS",
     "Outage",
     "StreamOutage",
+    "fault_window",
     "measure",
     "measure_stream",
     "predict",
@@ -46,9 +53,10 @@ class StreamOutage(msgspec.Struct, frozen=True):
     `unavailable_ms` is the scheduled time within [inject, heal] whose operation was not acknowledged within
     UNAVAILABLE_AFTER_MS of its scheduled instant. It sums up what a longest gap hides: flaps.
 
-    `resolution_ms` = 1/rate + `late_ms` (the largest send lateness in the window) + `p99_ms` (99th percentile latency
-    of the acknowledged calls that were not under way in it, which the outage would lengthen; of all acknowledged ones
-    if there are no such calls).
+    `resolution_ms` = 1/rate (or the longest time between two neighbours of the schedule at the window, where that is
+    more) + `late_ms` (the largest send lateness in the window) + `p99_ms` (99th percentile latency of the acknowledged
+    calls that were not under way in it, which the outage would lengthen; of all acknowledged ones if there are no such
+    calls).
 
     `noise_ms` is the largest gap in the fault-free time before and after, over windows of the same length as
     [inject, heal]; None without two acknowledgements there. `noise_short` says that no fault-free stretch was as long
@@ -96,51 +104,142 @@ class Outage(msgspec.Struct, frozen=True):
     noise_short: bool
     unavailable_after_ms: float
     streams: dict[str, StreamOutage]
+    new_leader_ms: float | None = None
+    watch_ms: float | None = None
+    lease_ms: float | None = None
+    p99_before_ms: float | None = None
+    p99_back_ms: float | None = None
+    errors: dict[str, dict[str, int]] = {}
+    watches: dict[str, Gap] = {}
+    lease: Gap | None = None
+    prediction: Prediction | None = None
+    outlier: str = ""
+
+
+def fault_window(faults: Sequence[Fault]) -> tuple[int, int, tuple[str, ...]]:
+    """Give from when to when some faults acted, the first injection to the last healing, and which members were hit.
+
+    Raises SpecError when there are none.
+    """
+    if not faults:
+        raise SpecError("a run without a fault has no outage to measure")
+    affected = tuple(dict.fromkeys(fault.member for fault in faults if fault.member))
+    return min(fault.inject_ns for fault in faults), max(fault.heal_ns for fault in faults), affected
 
 
 def measure(
-    history: Sequence[Operation],
+    history: Sequence[Operation] | Calls,
     *,
     inject_ns: int,
     heal_ns: int,
     rate: float,
     affected: Collection[str] = (),
     predicted_ms: tuple[float, float] | None = None,
+    prediction: Prediction | None = None,
+    deliveries: Mapping[str, Arrivals | Sequence[Delivery]] | None = None,
+    claims: Sequence[Claim] = (),
+    ids: Mapping[str, int] | None = None,
 ) -> Outage:
-    """Give the outage that a record shows for a fault that acted from `inject_ns` to `heal_ns`.
+    """Give the outage that a record shows for faults that acted from `inject_ns` to `heal_ns`.
 
-    `rate` is in operations per second and stream. `affected` names the members that the fault hit. Which streams there
-    are is read from the record. Raises SpecError when `heal_ns` is before `inject_ns`, or the rate is not positive.
+    Of several faults these are the first injection, stamped before the act, and the last healing (see `fault_window`);
+    `affected` names all members that they hit. `rate` is in operations per second of each stream that is pinned to a
+    member or fails over; which there are is read from the record, and others have no figures. `deliveries` are the
+    watches', by member, `claims` what members said of their leader, `ids` the members' IDs: what is missing has no
+    figure. `predicted_ms` is the prediction's unless given. Raises SpecError when `heal_ns` is before `inject_ns`, or
+    the rate is not positive.
     """
-    by_stream: dict[str, list[Operation]] = {}
-    for operation in history:
-        by_stream.setdefault(operation.stream, []).append(operation)
-    end_ns = max((operation.scheduled_ns for operation in history), default=heal_ns)
-    streams = {
-        name: measure_stream(operations, inject_ns=inject_ns, heal_ns=heal_ns, rate=rate, end_ns=end_ns)
-        for name, operations in sorted(by_stream.items())
-        if end_ns >= inject_ns and min(operation.scheduled_ns for operation in operations) <= heal_ns
-    }
+    _check_window(inject_ns, heal_ns, rate)
+    calls = history if isinstance(history, Calls) else calls_of(history)
+    end_ns = int(calls.scheduled.max()) if len(calls.scheduled) else heal_ns
+    streams: dict[str, StreamOutage] = {}
+    members: dict[str, Ints] = {}
+    for name, (numbers, own_rate) in sorted(_streams(calls, rate).items(), key=lambda stream: stream[0]):
+        if end_ns >= inject_ns and int(calls.scheduled[numbers].min()) <= heal_ns:
+            streams[name] = _measure_stream(
+                calls.take(numbers), name, inject_ns, heal_ns, own_rate, end_ns, UNAVAILABLE_AFTER_MS
+            )
+            members[name] = numbers
     surviving: list[StreamOutage] = []
     hit: list[StreamOutage] = []
     for name, stream in streams.items():
-        if name.startswith(PINNED):
-            (hit if name[len(PINNED) :] in affected else surviving).append(stream)
+        member = name[len(PINNED) :]
+        if name.startswith(PINNED) and "." not in member:
+            (hit if member in affected else surviving).append(stream)
     worst = max(surviving, key=lambda stream: stream.gap_ms, default=None)
+    resolution_ms = _largest(stream.resolution_ms for stream in surviving)
+    noise_ms = _largest(stream.noise_ms for stream in surviving)
+    quickness = Quickness(None, None)
+    outlier = ""
+    if worst and resolution_ms is not None:
+        # A gap that means nothing is no outage, wherever it lies. One that never ended leaves no time to be quick in.
+        outage = worst.gap_ms > resolution_ms + (noise_ms or 0.0)
+        quickness = quick_again(
+            calls.take(np.concatenate([members[stream.stream] for stream in surviving])),
+            inject_ns=inject_ns,
+            after_ns=worst.gap_until_ns if outage else inject_ns,
+        )
+        if prediction:
+            outlier = explain_outlier(worst.gap_ms, prediction, resolution_ms=resolution_ms, noise_ms=noise_ms)
+    watches = watch_gaps(deliveries or {}, inject_ns=inject_ns, heal_ns=heal_ns, end_ns=end_ns)
+    lease = lease_gap(calls.keep_alives, inject_ns=inject_ns, heal_ns=heal_ns, affected=affected)
     return Outage(
         write_ms=worst.gap_ms if worst else None,
         affected_member_ms=_largest(stream.gap_ms for stream in hit),
         failover_write_ms=_largest(streams[name].gap_ms for name in streams if name == FAILOVER_WRITE),
         read_ms=_largest(streams[name].gap_ms for name in streams if name == FAILOVER_READ),
         unavailable_ms=_largest(stream.unavailable_ms for stream in surviving),
-        noise_ms=_largest(stream.noise_ms for stream in surviving),
-        resolution_ms=_largest(stream.resolution_ms for stream in surviving),
-        predicted_ms=predicted_ms,
+        noise_ms=noise_ms,
+        resolution_ms=resolution_ms,
+        predicted_ms=(prediction.low_ms, prediction.high_ms) if prediction and not predicted_ms else predicted_ms,
         worst_member=worst.stream[len(PINNED) :] if worst else "",
         noise_short=any(stream.noise_short for stream in surviving),
         unavailable_after_ms=UNAVAILABLE_AFTER_MS,
         streams=streams,
+        new_leader_ms=new_leader_ms(claims, ids or {}, inject_ns=inject_ns),
+        watch_ms=_largest(gap.gap_ms for member, gap in watches.items() if member not in affected),
+        lease_ms=lease.gap_ms if lease else None,
+        p99_before_ms=quickness.baseline_ms,
+        p99_back_ms=quickness.back_ms,
+        errors=count_errors(op for op in calls.not_ok.values() if op.call_ns <= heal_ns and op.return_ns >= inject_ns),
+        watches=watches,
+        lease=lease,
+        prediction=prediction,
+        outlier=outlier,
     )
+
+
+def _streams(calls: Calls, rate: float) -> dict[str, tuple[Ints, float]]:
+    """Give what each stream sent, apart by how it is served, and at which rate.
+
+    A serializable read is served when nothing else is: among writes it would hide their outage. Only streams of that
+    rate are given: those that are pinned to a member, and those that fail over.
+    """
+    streams = {}
+    for number, stream in enumerate(calls.streams):
+        if not stream.startswith(PINNED) and stream not in (FAILOVER_WRITE, FAILOVER_READ):
+            continue
+        sent = np.flatnonzero(calls.stream == number)
+        services = {
+            SERVICES[service]: sent[calls.service[sent] == service]
+            for service in np.unique(calls.service[sent]).tolist()
+        }
+        scheduled = {
+            service: len(np.unique(calls.scheduled[numbers])) if len(services) > 1 else 1
+            for service, numbers in services.items()
+        }
+        for service, numbers in services.items():
+            own = "reads" if stream == FAILOVER_READ else "writes"
+            name = stream if service == own else f"{stream}.{service}"
+            streams[name] = numbers, rate * scheduled[service] / sum(scheduled.values())
+    return streams
+
+
+def _check_window(inject_ns: int, heal_ns: int, rate: float) -> None:
+    if heal_ns < inject_ns:
+        raise SpecError(f"the fault cannot heal ({heal_ns} ns) before it was injected ({inject_ns} ns)")
+    if rate <= 0:
+        raise SpecError(f"a rate of {rate} operations per second is not positive")
 
 
 def measure_stream(
@@ -151,158 +250,87 @@ def measure_stream(
     rate: float,
     end_ns: int | None = None,
     unavailable_after_ms: float = UNAVAILABLE_AFTER_MS,
+    name: str = "",
 ) -> StreamOutage:
     """Give what one stream met; `operations` are all of it, in any order, at least one.
 
-    `end_ns` is the last scheduled instant of the run, over all streams (default: of this one). Raises SpecError, also
+    `end_ns` is the last scheduled instant of the run, over all streams (default: of this one), `name` what to call it
+    if not by the stream's. Raises SpecError, also
     when nothing was scheduled as late as the injection or as early as the healing: silence is not service.
     """
-    if heal_ns < inject_ns:
-        raise SpecError(f"the fault cannot heal ({heal_ns} ns) before it was injected ({inject_ns} ns)")
-    if rate <= 0:
-        raise SpecError(f"a rate of {rate} operations per second is not positive")
+    _check_window(inject_ns, heal_ns, rate)
     if not operations:
         raise SpecError("a stream without a single operation has no outage to measure")
-    start_ns = min(operation.scheduled_ns for operation in operations)
+    calls = calls_of(operations)
     if end_ns is None:
-        end_ns = max(operation.scheduled_ns for operation in operations)
-    if end_ns < inject_ns or start_ns > heal_ns:
-        raise SpecError(f"stream {operations[0].stream} was not sent while the fault acted")
-    acked = sorted(operation.return_ns for operation in operations if operation.outcome == "ok")
-    gap_from_ns, gap_until_ns = _longest_gap(acked, start_ns, end_ns, inject_ns, heal_ns)
+        end_ns = int(calls.scheduled.max())
+    name = name or operations[0].stream
+    return _measure_stream(calls, name, inject_ns, heal_ns, rate, end_ns, unavailable_after_ms)
 
-    in_window = [op for op in operations if inject_ns <= op.scheduled_ns <= heal_ns]
-    late_ms = max((op.call_ns - op.scheduled_ns for op in in_window if op.attempt == 1), default=0) / _MS
-    p99_ms = _p99_latency_ms(operations, inject_ns, heal_ns)
-    noise_ms, noise_short = _noise(acked, start_ns, end_ns, inject_ns, heal_ns)
-    under_way = [op for op in operations if op.call_ns <= heal_ns and op.return_ns >= inject_ns]
+
+def _measure_stream(
+    calls: Calls, name: str, inject_ns: int, heal_ns: int, rate: float, end_ns: int, unavailable_after_ms: float
+) -> StreamOutage:
+    start_ns = int(calls.scheduled.min())
+    if end_ns < inject_ns or start_ns > heal_ns:
+        raise SpecError(f"stream {calls.streams[calls.stream[0]]} was not sent while the fault acted")
+    acked = np.sort(calls.back[calls.outcome == OK])
+    gap = find_gap(acked, start_ns=start_ns, end_ns=end_ns, inject_ns=inject_ns, heal_ns=heal_ns)
+    first = (inject_ns <= calls.scheduled) & (calls.scheduled <= heal_ns) & (calls.attempt == 1)
+    late_ms = int((calls.call - calls.scheduled)[first].max()) / _MS if first.any() else 0.0
+    p99_ms = _p99_latency_ms(calls, inject_ns, heal_ns)
+    under_way = calls.outcome[(calls.call <= heal_ns) & (calls.back >= inject_ns)]
     return StreamOutage(
-        stream=operations[0].stream,
-        gap_ms=(gap_until_ns - gap_from_ns) / _MS,
-        gap_from_ns=gap_from_ns,
-        gap_until_ns=gap_until_ns,
-        began=bool(acked) and gap_from_ns >= acked[0],
-        ended=bool(acked) and gap_until_ns <= acked[-1],
-        unavailable_ms=_unavailable_ms(operations, inject_ns, heal_ns, rate, unavailable_after_ms),
-        resolution_ms=1000 / rate + late_ms + p99_ms,
+        stream=name,
+        gap_ms=gap.gap_ms,
+        gap_from_ns=gap.gap_from_ns,
+        gap_until_ns=gap.gap_until_ns,
+        began=gap.began,
+        ended=gap.ended,
+        unavailable_ms=_unavailable_ms(calls, inject_ns, heal_ns, rate, unavailable_after_ms),
+        resolution_ms=max(1000 / rate, _spacing_ms(calls.scheduled, inject_ns, heal_ns)) + late_ms + p99_ms,
         late_ms=late_ms,
         p99_ms=p99_ms,
-        noise_ms=noise_ms,
-        noise_short=noise_short,
-        acknowledged=sum(op.outcome == "ok" for op in under_way),
-        failed=sum(op.outcome == "failed" for op in under_way),
-        unknown=sum(op.outcome == "unknown" for op in under_way),
+        noise_ms=gap.noise_ms,
+        noise_short=gap.noise_short,
+        acknowledged=int((under_way == OK).sum()),
+        failed=int((under_way == FAILED).sum()),
+        unknown=int((under_way == UNKNOWN).sum()),
     )
 
 
-def _longest_gap(acked: list[int], start_ns: int, end_ns: int, inject_ns: int, heal_ns: int) -> tuple[int, int]:
-    """Give the longest interval between neighbours of start, the acknowledgements and end that overlaps the window.
-
-    An interval that only touches the window counts: it errs on the side of a longer outage.
-    """
-    # Where nothing is scheduled any more, answers are rare and gaps mean nothing: the first one ends the last gap.
-    late = bisect_right(acked, end_ns)
-    edges = [start_ns, *acked[: late + 1]]
-    if end_ns > edges[-1]:
-        edges.append(end_ns)
-    longest = (edges[0], edges[0])
-    for since, until in pairwise(edges):
-        if since <= heal_ns and until >= inject_ns and until - since > longest[1] - longest[0]:
-            longest = (since, until)
-    return longest
+def _spacing_ms(scheduled: Ints, inject_ns: int, heal_ns: int) -> float:
+    """Give the longest time between two neighbours of the schedule that overlaps the window."""
+    instants = np.unique(scheduled)
+    low, high = np.searchsorted(instants, inject_ns), np.searchsorted(instants, heal_ns, side="right")
+    edges = instants[max(0, int(low) - 1) : int(high) + 1]
+    return int(np.diff(edges).max(initial=0)) / _MS
 
 
-def _unavailable_ms(
-    operations: Iterable[Operation], inject_ns: int, heal_ns: int, rate: float, within_ms: float
-) -> float:
+def _unavailable_ms(calls: Calls, inject_ns: int, heal_ns: int, rate: float, within_ms: float) -> float:
     """Sum up the slots of the schedule, cut to the window, that no attempt served within `within_ms`.
 
     An operation's slot lasts from its scheduled instant to the next one's, 1/rate later.
     """
-    served: dict[int, bool] = {}
-    for op in operations:
-        good = op.outcome == "ok" and op.return_ns - op.scheduled_ns <= within_ms * _MS
-        served[op.scheduled_ns] = served.get(op.scheduled_ns, False) or good
     slot_ns = _SECOND / rate
+    inside = (inject_ns - slot_ns <= calls.scheduled) & (calls.scheduled <= heal_ns)
+    good = (calls.outcome == OK) & (calls.back - calls.scheduled <= within_ms * _MS)
+    slots = dict.fromkeys(calls.scheduled[inside].tolist())
+    served = set(calls.scheduled[inside & good].tolist())
     lost_ns = sum(
         max(0.0, min(scheduled_ns + slot_ns, heal_ns) - max(scheduled_ns, inject_ns))
-        for scheduled_ns, good in served.items()
-        if not good
+        for scheduled_ns in slots
+        if scheduled_ns not in served
     )
-    return lost_ns / _MS
+    return float(lost_ns) / _MS
 
 
-def _noise(acked: list[int], start_ns: int, end_ns: int, inject_ns: int, heal_ns: int) -> tuple[float | None, bool]:
-    """Give the largest fault-free gap, and whether the fault-free stretches are all shorter than the window.
-
-    Windows of the fault's length slide over each stretch that is long enough, and together they cover it; so the
-    largest gap over all of them is the largest of the stretch. Stretches that are too short serve only when none is
-    long enough.
-    """
-    length_ns = heal_ns - inject_ns
-    stretches = [
-        (max(0, min(inject_ns, end_ns) - start_ns), [at for at in acked if at < inject_ns]),
-        (max(0, end_ns - max(heal_ns, start_ns)), [at for at in acked if heal_ns < at <= end_ns]),
-    ]
-    long_enough = [stretch for stretch in stretches if stretch[0] >= length_ns]
-    gaps = [until - since for _, returns in long_enough or stretches for since, until in pairwise(returns)]
-    return (max(gaps) / _MS if gaps else None), not long_enough
-
-
-def _p99_latency_ms(operations: Iterable[Operation], inject_ns: int, heal_ns: int) -> float:
-    acked = [op for op in operations if op.outcome == "ok"]
-    outside = [op for op in acked if op.return_ns < inject_ns or op.call_ns > heal_ns]
-    latencies = sorted(op.return_ns - op.call_ns for op in outside or acked)
-    if not latencies:
-        return 0.0
-    return latencies[math.ceil(0.99 * len(latencies)) - 1] / _MS
+def _p99_latency_ms(calls: Calls, inject_ns: int, heal_ns: int) -> float:
+    acked = calls.outcome == OK
+    outside = acked & ((calls.back < inject_ns) | (calls.call > heal_ns))
+    latencies = np.sort((calls.back - calls.call)[outside if outside.any() else acked])
+    return nearest_rank(latencies) / _MS if len(latencies) else 0.0
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
-
-
-def predict(timing: Timing, voters: int, how: str) -> tuple[float, float]:
-    """Give the shortest and the longest outage that Raft predicts when the leader goes, in milliseconds.
-
-    kill, freeze, isolate: a follower that hears nothing campaigns after a time that it draws anew in each term,
-    uniformly from T to 2T - 1 ticks of one heartbeat interval each, T = election timeout // heartbeat interval (raft's
-    `randomizedElectionTimeout`; etcd turns `--election-timeout` into ticks in that way). The first to draw wins: from
-    1,000 to 1,900 ms at etcd's defaults, whatever the number of followers. Measured on 3 members of etcd 3.5.1: 1.00 to
-    1.86 s over 15 kills. Not in it: up to one heartbeat less, since the leader may go just before its next heartbeat
-    was due; a few round trips for votes and the first commit; a further timeout after a split vote.
-
-    stop: on SIGTERM the leader hands leadership over before it exits (etcd's TryTransferLeadershipOnShutdown), and what
-    is left is about one heartbeat: 0 to 100 ms at the defaults. Measured: 0.04 to 0.08 s over 9 stops.
-
-    Raises SpecError for another way than these, and when the voters that are left are no quorum: then the outage does
-    not end.
-    """
-    if how not in ("kill", "freeze", "isolate", "stop"):
-        raise SpecError(f"no prediction for a leader taken away by {how!r}: kill, freeze, isolate and stop have one")
-    _check_quorum_left(voters)
-    if how == "stop":
-        return 0.0, float(timing.heartbeat_ms)
-    ticks = timing.election_ms // timing.heartbeat_ms
-    return float(ticks * timing.heartbeat_ms), float((2 * ticks - 1) * timing.heartbeat_ms)
-
-
-def predicted_mean_ms(timing: Timing, voters: int) -> float:
-    """Give the mean outage that Raft predicts after the leader was killed or frozen, in milliseconds.
-
-    It is the mean of the earliest of voters - 1 draws (see `predict`): 1,285 ms for 3 voters and 1,153 ms for 5 at the
-    defaults; measured mean 1,330 ms for 3. Raises SpecError as `predict` does.
-    """
-    _check_quorum_left(voters)
-    ticks = timing.election_ms // timing.heartbeat_ms
-    # The mean of a whole number that is never negative is the sum of the chances that it reaches 1, 2, 3, ...
-    beyond = sum(((ticks - j) / ticks) ** (voters - 1) for j in range(1, ticks))
-    return (ticks + beyond) * timing.heartbeat_ms
-
-
-def _check_quorum_left(voters: int) -> None:
-    if voters - 1 < voters // 2 + 1:
-        raise SpecError(
-            f"no prediction for a leader taken from {voters} voter{'s' * (voters != 1)}: what is left is no quorum",
-            remedy="Use a cluster of 3 or more members.",
-        )

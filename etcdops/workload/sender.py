@@ -1,288 +1,44 @@
 """The process that sends the traffic. It is started by `etcdops.workload.traffic` and talks to it over pipes.
 
-It reads a TrafficPlan from the first line of its standard input, sends by the plan's schedule, appends every operation
-to the record and writes a Progress to its standard output every 50 ms. The line "stop" makes it stop sending, wait for
-the answers that are due and end with a Summary. The end of its input, or another parent than at its start, means that
-nobody waits for it any more: it ends at once, whatever the members do.
+It reads a TrafficPlan from the first line of its standard input, sends by the plan's schedule, records every operation
+and what the watches deliver, and writes a Progress to its standard output every 50 ms. Its commands are lines:
+
+    stop                      stop sending, wait for the answers that are due, tell the Summary; the watches go on
+    close REVISION SECONDS    wait until every watch has delivered all up to REVISION, at most so long; close the files,
+                              tell Closed, and end; a third word, "compress", says to compress the files too
+
+After "stop", "close" must come within a minute, or all is closed without it. The end of its input, or another parent
+than at its start, means that nobody waits for it any more: it ends at once, whatever the members do.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
 import time
 import traceback
-from array import array
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
-from etcdops.errors import EtcdError, EtcdopsError
-from etcdops.wire import AsyncConnection
-from etcdops.workload.history import FAILOVER_READ, PINNED, HistoryWriter, Op, Operation, Outcome, key_prefix
-from etcdops.workload.plan import Counts, Progress, Summary, TrafficPlan
+from etcdops.errors import EtcdopsError
+from etcdops.workload import lines
+from etcdops.workload.deliveries import EventsWriter, ExtraWatch, events_file, extra_file
+from etcdops.workload.history import HistoryWriter
+from etcdops.workload.plan import Closed, Progress, Summary, TrafficPlan
+from etcdops.workload.profiles import load
+from etcdops.workload.sending import Sender
+from etcdops.workload.watches import ALL_KEYS, MemberWatch, keep_all, until_reached
 
 __all__ = ["main"]
 
 _TICK_S = 0.05
-# Waking up costs more than sending: at high rates what falls due within this time goes out together, late by no more.
-_PAUSE_MIN_S = 0.002
-# A slow schedule, too, must notice soon that it is to stop.
-_PAUSE_MAX_S = 0.05
-_LEAD_NS = 20_000_000
-# So many operations go out before answers are looked at again, when the schedule has run ahead.
-_BURST = 64
-_SECOND = 1_000_000_000
-_MS = 1_000_000
-
-
-class _Stream:
-    """One stream: where its next operation goes, and what has become of those before."""
-
-    __slots__ = ("at", "counts", "members", "name", "op", "prefix", "tries")
-
-    def __init__(self, name: str, plan: TrafficPlan) -> None:
-        pinned = name.startswith(PINNED)
-        self.name = name
-        self.op: Op = "get" if name == FAILOVER_READ else "put"
-        self.members = (name[len(PINNED) :],) if pinned else tuple(plan.endpoints)
-        self.prefix = key_prefix(plan.run, name)
-        self.counts = Counts()
-        #: The member that the next operation begins with.
-        self.at = 0
-        #: Seconds that one try may take.
-        self.tries = plan.deadline_s if pinned else plan.try_deadline_s
-
-
-class _Try:
-    """A call under way: what its record will hold besides its end."""
-
-    __slots__ = ("attempt", "call_ns", "id", "key", "member", "scheduled_ns", "stream", "value")
-
-    def __init__(self, number: int, stream: _Stream, member: str, key: str, value: str, due: int, attempt: int) -> None:
-        self.id = number
-        self.stream = stream
-        self.member = member
-        self.key = key
-        self.value = value
-        self.scheduled_ns = due
-        self.call_ns = 0
-        self.attempt = attempt
-
-
-class _Sender:
-    """Sends a plan's operations and records them."""
-
-    def __init__(self, plan: TrafficPlan, writer: HistoryWriter) -> None:
-        self._plan = plan
-        self._writer = writer
-        self._streams = tuple(_Stream(name, plan) for name in plan.streams)
-        self._connections: dict[str, AsyncConnection] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way: dict[int, _Try] = {}
-        self._next_id = 1
-        self._late_ns = array("q")
-        # What the reading stream reads: the key that was acknowledged last, absent until there is one.
-        self._read_key = key_prefix(plan.run, FAILOVER_READ) + "none"
-        self._stopped = asyncio.Event()
-        self._failure: BaseException | None = None
-        self.began_ns = 0
-        self.ended_ns = 0
-
-    def stop(self) -> None:
-        """Stop sending."""
-        self._stopped.set()
-
-    async def run(self) -> Summary:
-        """Send until stopped, and give the summary when all answers are in or overdue."""
-        plan = self._plan
-        self._connections = {member: AsyncConnection(url, plan.tls) for member, url in plan.endpoints.items()}
-        # Open the connections before the schedule begins, so that the first operations do not pay for it. A member that
-        # does not answer now is sent to all the same.
-        key, timeout_s = self._read_key.encode(), min(1.0, plan.deadline_s)
-        calls = (connection.range(key, timeout_s=timeout_s) for connection in self._connections.values())
-        await asyncio.gather(*calls, return_exceptions=True)
-        # What exists now stays: the collector need not look at it, and looks less often at what comes and goes.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(10_000, 50, 1000)
-        cpu_s = time.process_time()
-        await self._send_all()
-        self.ended_ns = time.monotonic_ns()
-        cpu_s = time.process_time() - cpu_s
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=plan.deadline_s + 1)
-        if self._failure is not None:
-            raise self._failure
-        complete = not self._under_way
-        self.abandon()
-        late = sorted(self._late_ns)
-        return Summary(
-            streams=self.counts(),
-            began_ns=self.began_ns,
-            ended_ns=self.ended_ns,
-            late_p99_ms=late[int(0.99 * (len(late) - 1))] / _MS if late else 0.0,
-            late_max_ms=late[-1] / _MS if late else 0.0,
-            cpu_s=cpu_s,
-            complete=complete,
-        )
-
-    async def _send_all(self) -> None:
-        streams, total_rate = self._streams, self._plan.rate * len(self._streams)
-        stopped = self._stopped
-        self.began_ns = time.monotonic_ns() + _LEAD_NS
-        tick = 0
-        while not stopped.is_set():
-            due_ns = self.began_ns + tick * _SECOND // total_rate
-            now_ns = time.monotonic_ns()
-            burst = 0
-            while due_ns <= now_ns and burst < _BURST:
-                self._send(streams[tick % len(streams)], due_ns)
-                tick += 1
-                burst += 1
-                due_ns = self.began_ns + tick * _SECOND // total_rate
-            pause_s = max(_PAUSE_MIN_S, (due_ns - now_ns) / _SECOND) if burst < _BURST else 0.0
-            await asyncio.sleep(min(_PAUSE_MAX_S, pause_s))
-
-    def _send(self, stream: _Stream, due_ns: int) -> None:
-        """Start one scheduled operation, or record that the bound of calls in flight forbids it."""
-        counts = stream.counts
-        if counts.in_flight >= self._plan.bound:
-            now_ns = time.monotonic_ns()
-            number, key, value = self._name(stream)
-            member = stream.members[stream.at]
-            counts.failed += 1
-            counts.not_sent += 1
-            self._writer.append(
-                Operation(
-                    id=number,
-                    stream=stream.name,
-                    member=member,
-                    op=stream.op,
-                    key=key,
-                    value=value,
-                    scheduled_ns=due_ns,
-                    call_ns=now_ns,
-                    return_ns=now_ns,
-                    outcome="failed",
-                    code="NOT_SENT",
-                    error=f"{counts.in_flight} operations of this stream were in flight",
-                )
-            )
-            return
-        counts.in_flight += 1
-        task = asyncio.get_running_loop().create_task(self._operate(stream, due_ns))
-        self._tasks.add(task)
-        task.add_done_callback(self._operated)
-
-    def _operated(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
-            self.stop()
-
-    async def _operate(self, stream: _Stream, due_ns: int) -> None:
-        """Try one operation on the stream's members, in order, until one acknowledges it or its time is over."""
-        members = stream.members
-        first = stream.at
-        end_ns = 0
-        for attempt in range(1, len(members) + 1):
-            at = (first + attempt - 1) % len(members)
-            number, key, value = self._name(stream)
-            one = _Try(number, stream, members[at], key, value, due_ns, attempt)
-            self._under_way[number] = one
-            stream.counts.sent += 1
-            one.call_ns = now_ns = time.monotonic_ns()
-            if attempt == 1:
-                end_ns = now_ns + int(self._plan.deadline_s * _SECOND)
-                self._late_ns.append(now_ns - due_ns)
-            good = await self._try(one, min(stream.tries, (end_ns - now_ns) / _SECOND))
-            if good:
-                break
-            # Only the first of those that fail on a member moves the stream on.
-            if stream.at == at:
-                stream.at = (at + 1) % len(members)
-            if time.monotonic_ns() >= end_ns:
-                break
-        stream.counts.in_flight -= 1
-
-    async def _try(self, one: _Try, timeout_s: float) -> bool:
-        """Make one call and record it; tell whether it was acknowledged."""
-        connection = self._connections[one.member]
-        key = one.key.encode()
-        try:
-            if one.stream.op == "put":
-                revision = (await connection.put(key, one.value.encode(), timeout_s=timeout_s)).revision
-                return_ns = time.monotonic_ns()
-                self._read_key = one.key
-            else:
-                answer = await connection.range(key, timeout_s=timeout_s)
-                return_ns = time.monotonic_ns()
-                revision = answer.revision
-                one.value = answer.kvs[0].value.decode() if answer.kvs else ""
-        except EtcdError as error:
-            return_ns = time.monotonic_ns()
-            definite = error.definite or one.stream.op == "get"
-            self._record(one, return_ns, "failed" if definite else "unknown", code=error.code, error=error.text)
-            return False
-        counts = one.stream.counts
-        counts.last_ok_call_ns = max(counts.last_ok_call_ns, one.call_ns)
-        counts.last_ok_return_ns = max(counts.last_ok_return_ns, return_ns)
-        self._record(one, return_ns, "ok", revision=revision)
-        return True
-
-    def _name(self, stream: _Stream) -> tuple[int, str, str]:
-        """Give the number, key and value of the stream's next call."""
-        number = self._next_id
-        self._next_id += 1
-        if stream.op == "get":
-            return number, self._read_key, ""
-        return number, f"{stream.prefix}{number:08d}", f"{self._plan.run}/{number}"
-
-    def _record(
-        self, one: _Try, return_ns: int, outcome: Outcome, *, revision: int = 0, code: str = "", error: str = ""
-    ) -> None:
-        del self._under_way[one.id]
-        counts = one.stream.counts
-        if outcome == "ok":
-            counts.ok += 1
-        elif outcome == "failed":
-            counts.failed += 1
-        else:
-            counts.unknown += 1
-        self._writer.append(
-            Operation(
-                id=one.id,
-                stream=one.stream.name,
-                member=one.member,
-                op=one.stream.op,
-                key=one.key,
-                value=one.value,
-                scheduled_ns=one.scheduled_ns,
-                call_ns=one.call_ns,
-                return_ns=return_ns,
-                outcome=outcome,
-                revision=revision,
-                attempt=one.attempt,
-                code=code,
-                error=error,
-            )
-        )
-
-    def abandon(self) -> None:
-        """Record the calls that are under way as ended without an answer: a write of them may yet be applied."""
-        now_ns = time.monotonic_ns()
-        for one in list(self._under_way.values()):
-            outcome: Outcome = "failed" if one.stream.op == "get" else "unknown"
-            self._record(one, now_ns, outcome, code="ABANDONED", error="the traffic ended before the answer came")
-
-    def counts(self) -> dict[str, Counts]:
-        """Give every stream's counts."""
-        return {stream.name: stream.counts for stream in self._streams}
+#: The longest that "close" is waited for after "stop", and the longest that it may wait itself.
+CLOSE_S = 60.0
 
 
 class _Parent:
@@ -291,6 +47,7 @@ class _Parent:
     def __init__(self) -> None:
         self._pid = os.getppid()
         self._input = b""
+        self._unsent = b""
         self._encode = msgspec.json.Encoder().encode
         # What a library may print must not get among the reports.
         self._output = os.dup(1)
@@ -306,10 +63,15 @@ class _Parent:
         line, _, self._input = self._input.partition(b"\n")
         return msgspec.json.decode(line, type=TrafficPlan)
 
-    def listen(self, stop: Callable[[], None], gone: Callable[[], None]) -> None:
-        """Call `stop` when told to stop, and `gone` when the parent has gone."""
+    def listen(self, command: Callable[[list[str]], None], gone: Callable[[], None]) -> None:
+        """Call `command` with the words of each, and `gone` when the parent has gone."""
         os.set_blocking(0, False)
         loop = asyncio.get_running_loop()
+
+        def take() -> None:
+            *whole, self._input = self._input.split(b"\n")
+            for line in whole:
+                command(line.decode().split())
 
         def readable() -> None:
             try:
@@ -320,61 +82,145 @@ class _Parent:
                 loop.remove_reader(0)
                 gone()
             self._input += data
-            if b"stop\n" in self._input:
-                stop()
+            take()
 
         loop.add_reader(0, readable)
-        if b"stop\n" in self._input:
-            stop()
+        take()
 
     def is_gone(self) -> bool:
         """Tell whether this process has another parent now. (A copy of our input's pipe may outlive the parent.)"""
         return os.getppid() != self._pid
 
-    def tell(self, message: Progress | Summary) -> None:
-        """Report; a report that finds the pipe full is dropped, for the next one says more. The summary waits."""
-        os.set_blocking(self._output, isinstance(message, Summary))
+    def tell(self, message: Progress | Summary | Closed) -> None:
+        """Report; a Progress that finds the pipe full is dropped, for the next one says more. The others wait."""
+        waits = not isinstance(message, Progress)
+        os.set_blocking(self._output, waits)
+        if waits or not self._unsent:
+            self._unsent += self._encode(message) + b"\n"
         try:
-            # A pipe takes a line of this size (PIPE_BUF at most) whole or not at all.
-            os.write(self._output, self._encode(message) + b"\n")
+            while self._unsent:
+                # A full pipe may take a part of a long line; the rest must follow before anything else.
+                self._unsent = self._unsent[os.write(self._output, self._unsent) :]
         except (BlockingIOError, BrokenPipeError):
             pass
 
 
+class _Recording:
+    """The files of a run, and who fills them."""
+
+    def __init__(self, plan: TrafficPlan) -> None:
+        self.plan = plan
+        self.history = HistoryWriter(plan.output, plan.run)
+        self.events: list[EventsWriter] = []
+        self.watches: dict[str, MemberWatch] = {}
+        self.profile = load(plan.profile, plan.setting)
+        self.sender = Sender(plan, self.history, self.profile)
+        if plan.watch_from:
+            members = list(plan.endpoints)
+            for member in members:
+                self._watch(member, None)
+            for number, extra in enumerate(self.profile.watches() if plan.clients else ()):
+                self._watch(members[number % len(members)], extra)
+
+    def _watch(self, member: str, extra: ExtraWatch | None) -> None:
+        plan, folder = self.plan, Path(self.plan.output).parent
+        path = extra_file(folder, member, extra.name) if extra else events_file(folder, member)
+        writer = EventsWriter(path, plan.run, member, extra)
+        self.events.append(writer)
+        watch = MemberWatch(
+            plan.endpoints[member],
+            plan.tls,
+            writer,
+            plan.watch_from,
+            life_s=plan.max_s + 2 * CLOSE_S,
+            span=(extra.key, extra.range_end) if extra else ALL_KEYS,
+            filters=extra.filters if extra else (),
+        )
+        self.watches[f"{member}/{extra.name}" if extra else member] = watch
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        self.history.flush()
+        for writer in self.events:
+            writer.flush()
+
+    def close(self, compress: bool) -> None:
+        """Close the files; a second time does nothing."""
+        writers: list[HistoryWriter | EventsWriter] = [self.history, *self.events]
+        for writer in writers:
+            writer.close()
+            if compress:
+                lines.compress(writer.path)
+
+
+class _Close(NamedTuple):
+    """What "close" says."""
+
+    revision: int = 0
+    timeout_s: float = 0.0
+    compress: bool = False
+
+
 async def _serve(plan: TrafficPlan, parent: _Parent) -> None:
-    writer = HistoryWriter(plan.output)
-    sender = _Sender(plan, writer)
+    recording = _Recording(plan)
+    sender = recording.sender
+    closing: asyncio.Future[_Close] = asyncio.get_running_loop().create_future()
 
     def end_now() -> None:
         sender.abandon()
-        writer.flush()
+        recording.flush()
         os._exit(0)
 
-    parent.listen(sender.stop, end_now)
+    def close(how: _Close) -> None:
+        sender.stop()
+        if not closing.done():
+            closing.set_result(how)
+
+    def command(words: list[str]) -> None:
+        if words[0] == "stop":
+            sender.stop()
+        else:
+            close(_Close(int(words[1]), min(CLOSE_S, float(words[2])), "compress" in words))
+
+    def end_by_itself() -> None:
+        close(_Close())
+
+    parent.listen(command, end_now)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, sender.stop)
-    loop.call_later(plan.max_s, sender.stop)
+    loop.add_signal_handler(signal.SIGTERM, end_by_itself)
+    loop.call_later(plan.max_s, end_by_itself)
 
     async def report() -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            writer.flush()
-            parent.tell(Progress(time.monotonic_ns(), sender.counts()))
+            recording.flush()
+            parent.tell(Progress(time.monotonic_ns(), sender.counts(), sender.kinds()))
             if parent.is_gone():
                 end_now()
 
+    async def send() -> None:
+        parent.tell(await sender.run())
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+        end_by_itself()
+        how = closing.result()
+        await until_reached(recording.watches, how.revision, how.timeout_s)
+
+    # All but the sending end only by an error, such as a disk without room for the record.
     reporting = loop.create_task(report())
-    sending = loop.create_task(sender.run())
+    sending = loop.create_task(send())
+    watching = loop.create_task(keep_all(recording.watches))
+    tasks = {reporting, sending, watching}
     try:
-        # The report ends only by an error, such as a disk without room for the record.
-        await asyncio.wait({reporting, sending}, return_when=asyncio.FIRST_COMPLETED)
-        if reporting.done():
-            reporting.result()
-        summary = sending.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
     finally:
+        watching.cancel()
+        await asyncio.wait({watching})
         sender.abandon()
-        writer.close()
-    parent.tell(summary)
+        recording.close(closing.done() and closing.result().compress)
+    parent.tell(Closed({name: watch.seen for name, watch in recording.watches.items()}))
 
 
 def main() -> NoReturn:
@@ -386,7 +232,7 @@ def main() -> NoReturn:
     try:
         plan = parent.read_plan()
         # Should all else hang, the kernel ends this process.
-        signal.setitimer(signal.ITIMER_REAL, plan.max_s + plan.deadline_s + 10)
+        signal.setitimer(signal.ITIMER_REAL, plan.max_s + plan.deadline_s + 2 * CLOSE_S + 10)
         asyncio.run(_serve(plan, parent))
         code = 0
     except (EtcdopsError, msgspec.MsgspecError) as error:

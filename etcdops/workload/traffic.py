@@ -11,18 +11,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from etcdops.errors import ClusterError, StateError, WaitTimeout
-from etcdops.workload.plan import Counts, Progress, Summary, TrafficPlan, failover_rule
+from etcdops.workload.plan import Closed, Counts, Progress, Summary, TrafficPlan, failover_rule
 
-__all__ = ["Counts", "Progress", "Summary", "Traffic", "TrafficPlan", "failover_rule"]
+__all__ = ["Closed", "Counts", "Progress", "Summary", "Traffic", "TrafficPlan", "failover_rule"]
 
 _TAIL_LINES = 10
 _END_S = 2.0
+#: How long the end of the process may take beyond the wait for the watches, and beyond that for each operation, since
+#: the files are compressed.
+_FILES_S = 10.0
+_PACK_S = 1e-4
 
 
 class Traffic:
@@ -36,8 +40,9 @@ class Traffic:
         self.log_path = log_path
         self._process = process
         self._changed = threading.Condition()
-        self._progress = Progress(0, {name: Counts() for name in plan.streams})
+        self._progress = Progress(0, {name: Counts() for name in (*plan.streams, *plan.client_streams)})
         self._summary: Summary | None = None
+        self._closed: Closed | None = None
         self._silent = False
         self._ending = False
         self._reader = threading.Thread(target=self._read, name="etcdops-traffic", daemon=True)
@@ -104,14 +109,14 @@ class Traffic:
         return self.progress().streams[stream].last_ok_return_ns
 
     def wait_running(self, timeout_s: float, streams: Iterable[str] | None = None) -> Progress:
-        """Wait until each of `streams` (default: all) has had an acknowledgement; give the report that shows it.
+        """Wait until each of `streams` (default: all probes) has had an acknowledgement; give the report that shows it.
 
         Raises WaitTimeout naming the streams that had none.
         """
         return self.wait_acknowledged(0, timeout_s, streams)
 
     def wait_acknowledged(self, after_ns: int, timeout_s: float, streams: Iterable[str] | None = None) -> Progress:
-        """Wait until each of `streams` (default: all) has had an acknowledgement of a *call* made after `after_ns`.
+        """Wait until each of `streams` (default: all probes) has had a *call* made after `after_ns` acknowledged.
 
         Such an operation proves service after that instant; an acknowledgement alone might answer an earlier call.
         Raises WaitTimeout naming the streams that had none.
@@ -137,22 +142,55 @@ class Traffic:
         """Stop sending, wait for the answers that are due, close the record, end the process; give its summary.
 
         Beyond the plan's deadline it waits at most `timeout_s`, then kills the process and raises WaitTimeout. A second
-        time it gives the same summary.
+        time it gives the same summary. The watches end without waiting for anything: `stop_sending` and `close` do
+        better by them.
+        """
+        summary = self.stop_sending(timeout_s)
+        self.close(timeout_s=0.0, compress=False)
+        return summary
+
+    def stop_sending(self, timeout_s: float = 10.0) -> Summary:
+        """Stop sending, wait for the answers that are due, and give the summary; the watches go on for `close` to end.
+
+        `close` must follow within a minute. Beyond the plan's deadline it waits at most `timeout_s`, then kills the
+        process and raises WaitTimeout. A second time it gives the same summary.
         """
         if self._summary is None:
             self._tell(b"stop\n")
-            self._ending = True
-            wait_s = self.plan.deadline_s + timeout_s
-            self._reader.join(wait_s)
-            if self._reader.is_alive():
-                self.kill()
-                raise WaitTimeout(
-                    f"the traffic did not stop within {wait_s:.1f} s and was killed", remedy=self._where()
-                )
-        self.kill()
-        if self._summary is None:
-            raise self._died()
+            self._wait_for(lambda: self._summary, self.plan.deadline_s + timeout_s, "stop")
+        assert self._summary is not None
         return self._summary
+
+    def close(self, until_revision: int = 0, timeout_s: float = 10.0, *, compress: bool = True) -> Closed:
+        """Wait until every watch has delivered all up to `until_revision`, close the files, end the process.
+
+        Waits for the watches at most `timeout_s` (60 at most), whereupon the answer says which have not. `compress`
+        replaces the files by compressed ones, which are read alike. Raises WaitTimeout when the process does not end,
+        and has then killed it. A second time it gives the same answer.
+        """
+        if self._closed is None:
+            summary = self.stop_sending()
+            how = " compress" if compress else ""
+            self._tell(f"close {until_revision} {timeout_s}{how}\n".encode())
+            self._ending = True
+            sent = sum(counts.sent for counts in summary.streams.values())
+            self._wait_for(lambda: self._closed, timeout_s + _FILES_S + sent * _PACK_S, "end")
+        self.kill()
+        assert self._closed is not None
+        return self._closed
+
+    def _wait_for(self, told: Callable[[], object], wait_s: float, what: str) -> None:
+        end = time.monotonic() + wait_s
+        with self._changed:
+            while told() is None and not self._silent and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
+            silent = self._silent
+        if told() is not None:
+            return
+        self.kill()
+        if silent:
+            raise self._died()
+        raise WaitTimeout(f"the traffic did not {what} within {wait_s:.1f} s and was killed", remedy=self._where())
 
     def kill(self) -> None:
         """End the process, if it runs, within about 2 s; the operations under way are recorded as abandoned.
@@ -187,13 +225,15 @@ class Traffic:
     def _read(self) -> None:
         """Keep the newest report, until the process closes its output."""
         assert self._process.stdout is not None
-        decode = msgspec.json.Decoder(Progress | Summary).decode
+        decode = msgspec.json.Decoder(Progress | Summary | Closed).decode
         for line in self._process.stdout:
             message = decode(line)
             with self._changed:
                 if isinstance(message, Summary):
                     self._summary = message
-                    self._progress = Progress(time.monotonic_ns(), message.streams)
+                    self._progress = Progress(time.monotonic_ns(), message.streams, message.kinds)
+                elif isinstance(message, Closed):
+                    self._closed = message
                 else:
                     self._progress = message
                 self._changed.notify_all()
