@@ -5,29 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from etcdops import wire
 from etcdops.errors import EtcdError
-from etcdops.verify import Check
+from etcdops.verify.recorded import Claim
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.report.journal import Journal
 
-__all__ = ["Claim", "Leadership", "check_one_leader"]
+__all__ = ["Leadership"]
 
 _EVERY_S = 0.02
 _ANSWER_S = 0.2
-
-
-class Claim(NamedTuple):
-    """What one member said at one instant: its term, and the leader that it knows (0 for none)."""
-
-    t_ns: int
-    member: str
-    term: int
-    leader: int
 
 
 class Leadership:
@@ -90,6 +81,11 @@ class Leadership:
             self._journal.note("sees-leader", claim.member, f"{leader} in term {claim.term}", t_ns=claim.t_ns)
             self._changed.notify_all()
 
+    def latest(self) -> tuple[dict[str, Claim], dict[int, str]]:
+        """Give what each member last said of its term and leader, and the members' names by id."""
+        with self._changed:
+            return dict(self._last), dict(self.ids)
+
     def leader(self, *, after_term: int = 0, but: str = "") -> tuple[str, int] | None:
         """Give the leader that the highest term seen names, and that term; None if that is none, or not as asked."""
         with self._changed:
@@ -118,55 +114,3 @@ class Leadership:
             with self._changed:
                 self._changed.wait(0.05)
         return None
-
-
-class _Tenure(NamedTuple):
-    """One member's view of one leader: from when to when, the terms at its beginning and at its end."""
-
-    leader: int
-    since_ns: int
-    until_ns: int
-    first_term: int
-    term: int
-
-
-def _tenures(claims: list[Claim], until_ns: int) -> list[_Tenure]:
-    """Give one member's claims as tenures, those during which it knew of no leader left out."""
-    found: list[_Tenure] = []
-    for claim, following in zip(claims, [*claims[1:], None], strict=True):
-        end = following.t_ns if following else until_ns
-        last = found[-1] if found else None
-        if last and last.leader == claim.leader and last.until_ns == claim.t_ns:
-            found[-1] = last._replace(until_ns=end, term=claim.term)
-        else:
-            found.append(_Tenure(claim.leader, claim.t_ns, end, claim.term, claim.term))
-    return [tenure for tenure in found if tenure.leader]
-
-
-def check_one_leader(claims: list[Claim], *, until_ns: int, patience_ns: int) -> Check:
-    """Give the check that no term had two leaders, as Raft promises ("election safety", Ongaro and Ousterhout 2014).
-
-    The term that etcd reports is that of the last entry which it has applied, so a new leader is named with the old
-    term until its first entry is committed. A leader whose term did not rise is therefore held against a member only
-    if that lasted longer than `patience_ns`; two election timeouts are enough, since a leader that commits nothing
-    steps down after one. `until_ns` is when the watching ended.
-    """
-    leaders: dict[int, set[int]] = {}
-    by_member: dict[str, list[Claim]] = {}
-    for claim in claims:
-        by_member.setdefault(claim.member, []).append(claim)
-    for own in by_member.values():
-        before = 0
-        for tenure in _tenures(own, until_ns):
-            if tenure.term > before or tenure.until_ns - tenure.since_ns > patience_ns:
-                leaders.setdefault(tenure.term, set()).add(tenure.leader)
-            before = tenure.term
-    doubled = {term: ids for term, ids in leaders.items() if len(ids) > 1}
-    if doubled:
-        said = "; ".join(
-            f"term {term}: {', '.join(map(wire.hex_id, sorted(ids)))}" for term, ids in sorted(doubled.items())
-        )
-        return Check("one leader a term", "failed", f"members named different leaders in one term: {said}")
-    if not leaders:
-        return Check("one leader a term", "inconclusive", "no member ever named a leader")
-    return Check("one leader a term", "passed", f"{len(leaders)} terms were seen, each with one leader")
