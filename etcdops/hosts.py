@@ -1,4 +1,4 @@
-"""WHERE commands run and files live: this machine now, others over SSH later.
+"""WHERE commands run and files live: this machine here, others in `etcdops.remote`.
 
 Runtimes and everything above them reach processes and files through a Host alone, so that nothing above assumes that
 a member is local.
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from etcdops.errors import CommandMissing, EtcdopsError, Refused, StateError
 
-__all__ = ["Completed", "Host", "LocalHost", "MarkedProcess", "boot_id", "identify"]
+__all__ = ["Completed", "Host", "KeepsProcesses", "LocalHost", "MarkedProcess", "boot_id", "identify"]
 
 
 class Completed(NamedTuple):
@@ -42,11 +42,7 @@ class MarkedProcess(NamedTuple):
 
 
 class Host(Protocol):
-    """A machine that can run commands, keep processes and hold files.
-
-    A process is referred to by its id, its start time and the boot it belongs to, as one string: a process that has
-    taken over the id of a dead one is never mistaken for it.
-    """
+    """A machine that can run commands and holds files: this one (`LocalHost`), or one that is reached by SSH."""
 
     name: str
 
@@ -64,21 +60,6 @@ class Host(Protocol):
     def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
         """Run several commands at the same time, and give how each ended."""
 
-    def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
-        """Start a process that outlives us, in a session of its own, writing to `log`; give its reference."""
-
-    def process_state(self, ref: str) -> str:
-        """Give "running", "paused" (stopped by a signal) or "gone" (a zombie is gone)."""
-
-    def send_signal(self, ref: str, signum: int) -> bool:
-        """Send a signal to exactly that process; False if it is gone."""
-
-    def wait_gone(self, ref: str, timeout_s: float) -> bool:
-        """Wait until a process is gone; False if it still is there after `timeout_s` seconds."""
-
-    def marked(self, mark: str) -> Iterator[MarkedProcess]:
-        """Give the live processes that carry the environment variable `mark`."""
-
     def read(self, path: str, offset: int = 0) -> bytes:
         """Give a file's content from `offset` on; b"" if there is none."""
 
@@ -95,7 +76,30 @@ class Host(Protocol):
         """Give the free space, in bytes, of the file system that `path` will be on."""
 
     def port_in_use(self, port: int) -> bool:
-        """Whether something listens on a loopback port."""
+        """Whether something listens on a port: of loopback here, of any address on another machine."""
+
+
+class KeepsProcesses(Host, Protocol):
+    """A host that also keeps processes which outlive the command that starts them. `SSHHost` is none.
+
+    A process is referred to by its id, its start time and the boot it belongs to, as one string: a process that has
+    taken over the id of a dead one is never mistaken for it.
+    """
+
+    def spawn(self, argv: Sequence[str], *, log: str, env: Mapping[str, str]) -> str:
+        """Start a process that outlives us, in a session of its own, writing to `log`; give its reference."""
+
+    def process_state(self, ref: str) -> str:
+        """Give "running", "paused" (stopped by a signal) or "gone" (a zombie is gone)."""
+
+    def send_signal(self, ref: str, signum: int) -> bool:
+        """Send a signal to exactly that process; False if it is gone."""
+
+    def wait_gone(self, ref: str, timeout_s: float) -> bool:
+        """Wait until a process is gone; False if it still is there after `timeout_s` seconds."""
+
+    def marked(self, mark: str) -> Iterator[MarkedProcess]:
+        """Give the live processes that carry the environment variable `mark`."""
 
 
 def boot_id() -> str:

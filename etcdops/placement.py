@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
 from etcdops.units import size_text
 
 if TYPE_CHECKING:
+    from etcdops.remote.inventory import HostSpec
     from etcdops.runtimes.base import Runtime
     from etcdops.state import ClusterRecord, MemberRecord, Store
 
@@ -25,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 def with_tls_files(spec: ClusterSpec) -> ClusterSpec:
     """Give the spec with absolute paths of PEM files, for members run elsewhere; SpecError for one that is missing."""
-    if spec.tls is None:
+    if spec.tls is None or spec.tls.ca_key:
         return spec
     tls = Tls(_pem(spec.tls.ca), _pem(spec.tls.client_cert), _pem(spec.tls.client_key))
     return msgspec.structs.replace(spec, tls=tls, members=tuple(map(with_pem_files, spec.members)))
@@ -94,10 +96,19 @@ def remember(store: Store) -> None:
         _log.debug("cannot write %s: %s", path, error)
 
 
-def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterSpec) -> None:
+def check_same(
+    record: ClusterRecord,
+    *,
+    runtime: str,
+    size: int,
+    spec: ClusterSpec,
+    tls: bool = False,
+    hosts: Sequence[HostSpec] = (),
+) -> None:
     """Refuse a wish that differs from what the cluster has: runtime, size, version and so on are fixed at creation.
 
-    Raises Refused, saying what the cluster has. What is left at its default in `spec` is no wish.
+    Raises Refused, saying what the cluster has. What is left at its default in `spec` is no wish; `tls` wishes for TLS,
+    whoever made the certificates. `hosts` may be reached in another way than they were, but have to be the same.
     """
     differs = []
     if runtime and runtime not in ("auto", record.runtime):
@@ -120,13 +131,34 @@ def check_same(record: ClusterRecord, *, runtime: str, size: int, spec: ClusterS
         differs.append(f"a heartbeat of {timing.heartbeat_ms} ms, an election timeout of {timing.election_ms} ms")
     if spec.tls and with_tls_files(spec).tls != record.spec.tls:
         differs.append("TLS with other files" if record.spec.tls else "no TLS")
+    if tls and not record.spec.tls:
+        differs.append("no TLS")
     if spec.quota_bytes and spec.quota_bytes != record.spec.quota_bytes:
         has = size_text(record.spec.quota_bytes) if record.spec.quota_bytes else "2 GiB, etcd's default"
         differs.append(f"a space quota of {has}, not {size_text(spec.quota_bytes)}")
     if spec.purpose not in ("lab", record.spec.purpose):
         differs.append(f"the purpose {record.spec.purpose}, not {spec.purpose}")
+    if hosts:
+        differs += _other_hosts(record.hosts, hosts)
     if differs:
         raise Refused(
             f"cluster {record.spec.name} has {'; '.join(differs)}: these are fixed when it is created",
             remedy="Leave the flag out, or create another cluster with --cluster NAME.",
         )
+
+
+def _other_hosts(has: Sequence[HostSpec], asked: Sequence[HostSpec]) -> list[str]:
+    """Say in what hosts differ: by their names, or by where they are."""
+    own, wished = ({each.name: each for each in hosts} for hosts in (has, asked))
+    if set(own) != set(wished):
+        return [f"the hosts {', '.join(own) or 'of no inventory'}, not {', '.join(wished)}"]
+    return [
+        f"host {name} at {_where(each)}, not at {_where(wished[name])}"
+        for name, each in own.items()
+        if _where(each) != _where(wished[name])
+    ]
+
+
+def _where(host: HostSpec) -> str:
+    at = f"{host.address or host.name}, port {host.port or 22}"
+    return f"{at} (for its peers {host.peer_address})" if host.peer_address else at

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from etcdops import rendering
 from etcdops.docker.engine import LABEL, Engine
 from etcdops.docker.problems import COMPOSE_MISSING
+from etcdops.docker.tls import client_variables
 from etcdops.errors import CommandMissing, RuntimeUnavailable
 from etcdops.hosts import Completed
 from etcdops.state import ClusterRecord, replace_file
@@ -32,21 +33,30 @@ _NO_PLUGIN = re.compile(
 
 
 class Service(NamedTuple):
-    """A member as a service: its published port, its volume, etcd's flags and its health check."""
+    """A member as a service: its published ports, its volume, etcd's flags and its health check.
+
+    `alone` is where it meets its peers at their hosts' addresses: there is no network for that.
+    """
 
     name: str
-    port: int
+    ports: list[str]
     volume: str
     flags: list[str]
     health: list[str]
+    alone: bool = False
 
 
 class ComposeFile(NamedTuple):
-    """What a rendered file is made of."""
+    """What a rendered file is made of: `endpoints` are what the client passes connections on to.
+
+    Where `host` is given, the file goes there as Compose's input, and a copy of it stays here.
+    """
 
     record: ClusterRecord
     image: str
     services: list[Service]
+    endpoints: list[str]
+    host: str = ""
 
 
 def project_of(name: str, cluster_id: str) -> str:
@@ -54,9 +64,10 @@ def project_of(name: str, cluster_id: str) -> str:
     return f"etcdops-{name}-{cluster_id[:6]}"
 
 
-def file_of(record: ClusterRecord) -> str:
-    """Give the path of a cluster's rendered file."""
-    return os.path.join(record.state_dir, "clusters", record.spec.name, "compose.yaml")
+def file_of(record: ClusterRecord, host: str = "") -> str:
+    """Give the path of a cluster's rendered file, or of the one for a host."""
+    name = f"compose-{host}.yaml" if host else "compose.yaml"
+    return os.path.join(record.state_dir, "clusters", record.spec.name, name)
 
 
 def render(content: ComposeFile) -> str:
@@ -72,6 +83,9 @@ def render(content: ComposeFile) -> str:
         uid=str(os.getuid()),
         image=content.image,
         members=content.services,
+        endpoints=content.endpoints,
+        networks=["client"] if all(each.alone for each in content.services) else ["client", "peer"],
+        client_variables=client_variables(record),
         label=LABEL,
         proxies=[name for upper in _PROXIES for name in (upper, upper.lower())],
     )
@@ -88,20 +102,24 @@ def create(engine: Engine, content: ComposeFile, services: Sequence[str]) -> Non
     Raises RuntimeUnavailable without Compose, and what `etcdops.docker.problems` knows.
     """
     record = content.record
-    path = Path(file_of(record))
+    path = Path(file_of(record, content.host))
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, render(content).encode())
+    text = render(content).encode()
+    replace_file(path, text)
     project = project_of(record.spec.name, record.id)
-    arguments = ["-p", project, "-f", str(path), "up", "--no-start", "--no-recreate", "--no-deps", *services]
-    engine.checked(("compose", "up --no-start"), _compose(engine, arguments))
+    file = "-" if content.host else str(path)
+    arguments = ["-p", project, "-f", file, "up", "--no-start", "--no-recreate", "--no-deps", *services]
+    engine.checked(("compose", "up --no-start"), _compose(engine, arguments, text if content.host else b""))
 
 
-def _compose(engine: Engine, arguments: list[str]) -> Completed:
-    done = engine.try_run("compose", "--ansi", "never", *arguments, timeout_s=300.0)
+def _compose(engine: Engine, arguments: list[str], stdin: bytes) -> Completed:
+    done = engine.try_run("compose", "--ansi", "never", *arguments, timeout_s=300.0, stdin=stdin)
     if done.exit_code == 0 or not _NO_PLUGIN.search(done.stderr.decode(errors="replace")):
         return done
     try:
-        return engine.host.run(["docker-compose", *engine.flags, "--ansi", "never", *arguments], timeout_s=300.0)
+        return engine.host.run(
+            ["docker-compose", *engine.flags, "--ansi", "never", *arguments], timeout_s=300.0, stdin=stdin
+        )
     except CommandMissing as error:
         raise COMPOSE_MISSING from error
 

@@ -8,13 +8,13 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from etcdops.docker.problems import explain
-from etcdops.errors import CommandMissing, EtcdopsError, RuntimeUnavailable
+from etcdops.errors import CommandMissing, ConnectionLost, EtcdopsError, HostUnreachable, RuntimeUnavailable
 from etcdops.hosts import Completed, Host, LocalHost
 
-__all__ = ["ALIVE", "LABEL", "Container", "Engine"]
+__all__ = ["ALIVE", "LABEL", "Container", "Engine", "Server", "server_in"]
 
 #: What our labels begin with.
 LABEL = "io.etcdops."
@@ -40,8 +40,32 @@ _LOOKS = frozenset({"context", "inspect", "logs", "ls", "ps", "version"})
 _LOCAL_ADDRESS = re.compile(r"(unix|npipe|fd)://.|tcp://(127(\.\d+){3}|localhost|\[::1\])?(:\d+)?/?$")
 
 #: Our labels, as templates of docker's: written together, a value that holds a comma could be taken for two.
-_OURS = ("cluster", "cluster-id", "role", "member", "state-dir", "uid")
+_OURS = ("cluster", "cluster-id", "role", "member", "state-dir", "uid", "of", "by", "since")
 _LABELS = "\t".join(f'{{{{json (.Label "{LABEL}{name}")}}}}' for name in _OURS)
+
+
+class Server(NamedTuple):
+    """What an engine says of itself; all "" where it says nothing. `architecture` is as "amd64"."""
+
+    version: str = ""
+    api: str = ""
+    architecture: str = ""
+
+    @property
+    def too_old(self) -> bool:
+        """Whether it is older than Docker 20.10."""
+        return tuple(int(part) for part in self.api.split(".") if part.isdigit()) < _OLDEST_API
+
+
+def server_in(text: str | bytes) -> Server:
+    """Give what an engine says of itself in the answer to `docker version --format '{{json .Server}}'`."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        return Server()
+    return Server(*(str(told.get(key, "")) for key in ("Version", "ApiVersion", "Arch")))
 
 
 class Container(NamedTuple):
@@ -67,6 +91,12 @@ class Engine:
     Methods raise RuntimeUnavailable when there is no docker command, or no engine that answers; see
     `etcdops.docker.problems` for what else.
     """
+
+    #: What to do where an image is not there.
+    without_image: ClassVar[str] = (
+        "`image.build{version}` makes one from the etcd at hand; then `up-env --runtime compose{version}` uses it."
+        " `image.list` shows what is here, `--image` uses another."
+    )
 
     def __init__(self, host: Host | None = None, address: str = "") -> None:
         self.host = host or LocalHost()
@@ -120,6 +150,9 @@ class Engine:
                 f"Docker is not installed: {error}",
                 remedy="Install Docker with Compose, or use `--runtime process`, which needs neither.",
             ) from error
+        except (HostUnreachable, ConnectionLost):
+            # It is the way to the engine that fails, and that is said already.
+            raise
         except EtcdopsError as error:
             # Who was only asked has changed nothing.
             asked = not _LOOKS.isdisjoint(arguments[:2])
@@ -194,23 +227,18 @@ class Engine:
         return self._version
 
     def _version_in(self, text: str) -> tuple[str, str]:
-        told = self._json(text)
-        version, api = str(told.get("Version", "")), str(told.get("ApiVersion", ""))
-        if tuple(int(part) for part in api.split(".") if part.isdigit()) < _OLDEST_API:
+        told = server_in(text)
+        if told.too_old:
             raise RuntimeUnavailable(
-                f"the Docker engine {version} ({self.described}) is too old: it speaks API {api or '?'}, and 1.41"
-                " (Docker 20.10) is the oldest that etcdops works with",
+                f"the Docker engine {told.version} ({self.described}) is too old: it speaks API {told.api or '?'}, and"
+                " 1.41 (Docker 20.10) is the oldest that etcdops works with",
                 remedy="Update it, or use `--runtime process`, which needs no Docker.",
             )
-        return version, str(told.get("Arch", ""))
+        return told.version, told.architecture
 
-    @staticmethod
-    def _json(text: str) -> dict[str, Any]:
-        try:
-            told = json.loads(text)
-        except ValueError:
-            return {}
-        return told if isinstance(told, dict) else {}
+    def learn(self, version: str, architecture: str) -> None:
+        """Take what `version` would ask for from who has asked already."""
+        self._version = (version, architecture)
 
     # -- containers
 

@@ -17,6 +17,7 @@ import msgspec
 from etcdops.docker.engine import LABEL, Engine
 from etcdops.docker.local_images import (
     BUILT,
+    CONTENT,
     MIRROR,
     OFFICIAL,
     OURS,
@@ -24,19 +25,19 @@ from etcdops.docker.local_images import (
     Image,
     as_image,
     ask,
+    has_label,
     here,
     inspect,
     list_images,
     version_in,
 )
+from etcdops.docker.problems import for_another
 from etcdops.docker.pull import pull
 from etcdops.docker.rootfs import BIN_DIR, DATA_DIR, USER_ID, read_elf, write
 from etcdops.errors import ImageError, Refused, SpecError
 from etcdops.versions import CURRENT, Version, is_unsafe, parse_version
 
 __all__ = ["MIRROR", "OFFICIAL", "OURS", "Image", "build", "find", "list_images", "official"]
-
-_CONTENT = f"{LABEL}content"
 
 _HOST = r"(?:(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d+)?/)?"
 _PART = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
@@ -158,18 +159,15 @@ def _pulled(
         if present := here(engine, [reference]):
             return present[0]
         why = "it was gone again right after it was pulled"
-    of_version = f" --etcd-version {wanted}" if wanted else ""
     raise ImageError(
         f"the image {reference} is not on the Docker engine ({engine.described}), and could not be pulled: {why}",
-        remedy=f"`image.build{of_version}` makes one from the etcd at hand; then `up-env --runtime compose{of_version}`"
-        " uses it. `image.list` shows what is here, `--image` uses another.",
+        remedy=engine.without_image.format(version=f" --etcd-version {wanted}" if wanted else ""),
     )
 
 
 def _wrong_architecture(engine: Engine, image: Image, machine: str) -> ImageError:
     return ImageError(
-        f"the image {image.reference} is for {image.architecture or 'an unknown architecture'}, and the Docker engine"
-        f" ({engine.described}) runs {machine}",
+        for_another(image.reference, image.architecture, f"({engine.described})", machine),
         remedy=f"`docker pull --platform linux/{machine} {image.reference}` gets the right one, if it is published;"
         " `image.build` makes one from the etcd at hand, and `--image` uses it.",
     )
@@ -244,10 +242,10 @@ def build(
         with tempfile.NamedTemporaryFile(prefix="etcdops-image-", suffix=".tar") as file:
             changes = _changes(labels)
             digest = hashlib.sha256("\n".join([*changes, write(file, programs)]).encode()).hexdigest()
-            if before and (before[0]["Config"]["Labels"] or {}).get(_CONTENT) == digest:
+            if has_label(before, CONTENT, digest):
                 say(f"the image {reference} is here already, with the same content")
                 return as_image(before[0], reference)
-            changes.append(f"LABEL {_CONTENT}={digest}")
+            changes.append(f"LABEL {CONTENT}={digest}")
             id_ = _imported(engine, file.name, machine, changes)
     except OSError as error:
         raise ImageError(

@@ -19,6 +19,7 @@ from etcdops.versions import CURRENT, parse_version
 
 __all__ = [
     "BUILT",
+    "CONTENT",
     "MIRROR",
     "OFFICIAL",
     "OURS",
@@ -26,6 +27,7 @@ __all__ = [
     "Image",
     "as_image",
     "ask",
+    "has_label",
     "here",
     "inspect",
     "list_images",
@@ -37,8 +39,9 @@ OFFICIAL = "gcr.io/etcd-development/etcd"
 MIRROR = "quay.io/coreos/etcd"
 OURS = "etcdops/etcd"
 
-#: The labels of an image that we built: that we did, and the version of its etcd.
+#: The labels of an image that we built: that we did, a hash of all that is in it, and the version of its etcd.
 BUILT = f"{LABEL}image"
+CONTENT = f"{LABEL}content"
 VERSION = f"{LABEL}etcd-version"
 
 
@@ -109,6 +112,11 @@ def inspect(engine: Engine, references: Sequence[str]) -> list[dict[str, Any]]:
         engine.checked(("image", "inspect"), done)
     # Newer docker commands write an empty line for what is not here.
     return [json.loads(line) for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+
+
+def has_label(told: Sequence[dict[str, Any]], name: str, value: str) -> bool:
+    """Whether an image, as `inspect` gives it, has a label of this value; False where there is none."""
+    return any(((each.get("Config") or {}).get("Labels") or {}).get(name) == value for each in told)
 
 
 def as_image(told: dict[str, Any], reference: str) -> Image:

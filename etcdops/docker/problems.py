@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from etcdops.errors import EtcdopsError, ImageError, Refused, RuntimeUnavailable
 
-__all__ = ["COMPOSE_MISSING", "explain", "first_line"]
+__all__ = ["COMPOSE_MISSING", "PUSH", "explain", "first_line", "for_another"]
 
 
 class _Problem(NamedTuple):
@@ -87,6 +87,19 @@ COMPOSE_MISSING = RuntimeUnavailable(
     "Docker has no Compose: neither `docker compose` nor `docker-compose` answers",
     remedy="Install docker-compose-plugin (or docker-compose), or use `--runtime process`, which needs no Docker.",
 )
+
+
+#: What to do about an image that a host lacks.
+PUSH = (
+    "`image.push --hosts …` copies this machine's there, and no registry is needed; `image.build` makes one from the"
+    " etcd at hand."
+)
+
+
+def for_another(image: str, architecture: str, where: str, runs: str) -> str:
+    """Say that an image is for another architecture than the engine's that is `where`."""
+    own = architecture or "an unknown architecture"
+    return f"the image {image} is for {own}, and the Docker engine {where} runs {runs}"
 
 
 def explain(tried: str, where: str, said: str) -> EtcdopsError:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shlex
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from etcdops.docker.engine import LABEL
 from etcdops.docker.services import DATA
 from etcdops.errors import EtcdopsError, Refused, SnapshotError
 from etcdops.etcd_flags import restore_flags
+from etcdops.remote.files import pieces_of
 from etcdops.runtimes.base import DataSeen, Restoration
 from etcdops.units import size_text
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from etcdops.docker.engine import Container, Engine
     from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
-__all__ = ["ROLE", "RestoresVolumes"]
+__all__ = ["MOUNT", "ROLE", "RestoresVolumes"]
 
 #: What the label says of containers that make data: they are no members.
 ROLE = "restore"
@@ -37,7 +39,7 @@ ROLE = "restore"
 #: Where the snapshot's volume is mounted, and where a member's.
 _SNAPSHOT = "/snapshot"
 _FILE = f"{_SNAPSHOT}/snapshot.db"
-_MOUNT = os.path.dirname(DATA)
+MOUNT = os.path.dirname(DATA)
 
 _ROOM_BESIDES = 160 * 2**20
 _ROOM = 1.1
@@ -46,18 +48,20 @@ _ROOM = 1.1
 _SLOWEST = 2_000_000
 _BESIDES_S = 120.0
 
-_BLOCK_BYTES = 2**20
 
-
-class RestoresVolumes:
+class RestoresVolumes(ABC):
     """The part of ComposeRuntime that makes and reads data which no member is using."""
 
     engine: Engine
 
+    @abstractmethod
+    def here(self, record: ClusterRecord) -> list[MemberRecord]:
+        """Give the members that run, or are to run, on this engine."""
+
     def refuse_full(self, record: ClusterRecord, size: int) -> None:
         """Raise Refused where the engine's disk has no room for a copy of the snapshot, and data of every member."""
         place = self.engine.run("info", "--format", "{{.DockerRootDir}}").strip()
-        count = len(record.members)
+        count = len(self.here(record))
         free, needed = self.engine.host.free_bytes(place), size + count * (round(_ROOM * size) + _ROOM_BESIDES)
         if free < needed:
             raise Refused(
@@ -71,15 +75,16 @@ class RestoresVolumes:
         from etcdops.snapshots.pace import heartbeat
 
         self.drop_data(record)
-        timeout_s = _BESIDES_S + len(record.members) * restoration.size / _SLOWEST
+        here = self.here(record)
+        timeout_s = _BESIDES_S + len(here) * restoration.size / _SLOWEST
         try:
             with heartbeat(progress, f"sending {os.path.basename(restoration.file)} to the Docker engine"):
                 self._send(record, restoration, timeout_s)
-            for member in record.members:
+            for member in here:
                 self.engine.run("volume", "create", *_labels(record, member.name), member.data.place)
             tool = _tool(record)
-            with heartbeat(progress, f"restoring {len(record.members)} members with {tool} {record.etcd_version}"):
-                commands = [self._restore(record, member, restoration) for member in record.members]
+            with heartbeat(progress, f"restoring {len(here)} members with {tool} {record.etcd_version}"):
+                commands = [self._restore(record, member, restoration) for member in here]
                 self.engine.run_each(commands, timeout_s=timeout_s)
         except BaseException as error:
             self.drop_data(record)
@@ -107,7 +112,7 @@ class RestoresVolumes:
 
     def _restore(self, record: ClusterRecord, member: MemberRecord, restoration: Restoration) -> list[str]:
         flags = restore_flags(record, member, data=DATA, bump=restoration.bump)
-        mounts = ["--volume", f"{_snapshot_volume(record)}:{_SNAPSHOT}:ro", "--volume", f"{member.data.place}:{_MOUNT}"]
+        mounts = ["--volume", f"{_snapshot_volume(record)}:{_SNAPSHOT}:ro", "--volume", f"{member.data.place}:{MOUNT}"]
         # Some releases (3.5.1) look the member's own name up, though what they compare is the same text.
         named = ["--add-host", f"{urlsplit(member.peer_url).hostname}:127.0.0.1"]
         return [*_run(record, [*mounts, *named]), "snapshot", "restore", _FILE, *flags]
@@ -116,7 +121,7 @@ class RestoresVolumes:
         """End containers that still make such data, which a killed command has left, and remove the volumes."""
         self._drop_snapshot(record)
         there = self.engine.named("volume", cluster_id=record.id)
-        for member in record.members:
+        for member in self.here(record):
             if member.data.place in there:
                 self.engine.remove_volume(member.data.place)
 
@@ -141,7 +146,7 @@ class RestoresVolumes:
             self.engine.by_hand("volume", "create", volume),
             self.engine.by_hand("create", *helper),
             f"{archive} | {self.engine.by_hand('cp', '-', f'{volume}:/')}",
-            *(self.engine.by_hand(*_plain(self._restore(record, each, restoration))) for each in record.members),
+            *(self.engine.by_hand(*_plain(self._restore(record, each, restoration))) for each in self.here(record)),
         ]
 
     def look_into(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, DataSeen | str]:
@@ -157,7 +162,7 @@ class RestoresVolumes:
         asked = [name for name in names if name not in seen]
         commands = [
             [
-                *_run(record, ["--volume", f"{refs[name].place}:{_MOUNT}:ro"]),
+                *_run(record, ["--volume", f"{refs[name].place}:{MOUNT}:ro"]),
                 *("snapshot", "status", f"{DATA}/member/snap/db", "-w", "json"),
             ]
             for name in asked
@@ -183,7 +188,7 @@ class RestoresVolumes:
 
     def copy_database(self, record: ClusterRecord, name: str, target: str) -> None:
         """Copy the database file of a member that does not run to `target`."""
-        helper = self._helper(record, f"{record.member(name).data.place}:{_MOUNT}:ro")
+        helper = self._helper(record, f"{record.member(name).data.place}:{MOUNT}:ro")
         try:
             self.engine.run("cp", f"{helper}:{DATA}/member/snap/db", target, timeout_s=3600.0)
         finally:
@@ -214,11 +219,10 @@ class _Sent:
         digest, left = hashlib.sha256(), self._restoration.size
         yield self._entry.tobuf(tarfile.GNU_FORMAT)
         try:
-            with open(self._restoration.file, "rb", buffering=0) as file:
-                while left and (piece := file.read(min(_BLOCK_BYTES, left))):
-                    digest.update(piece)
-                    left -= len(piece)
-                    yield piece
+            for piece in pieces_of(self._restoration.file, left):
+                digest.update(piece)
+                left -= len(piece)
+                yield piece
         except OSError as error:
             self.problem = f"cannot read {self._restoration.file}: {error.strerror or error}"
         if not self.problem and (left or digest.hexdigest() != self._restoration.sha256):

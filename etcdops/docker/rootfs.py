@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from etcdops.errors import EtcdopsError, ImageError
@@ -119,18 +119,22 @@ def listed(text: str) -> tuple[list[str], list[str]]:
     return list(paths), list(missing)
 
 
-def write(file: IO[bytes], programs: Sequence[str]) -> str:
+def write(
+    file: IO[bytes], programs: Sequence[str], *, also: Sequence[str] = (), texts: Mapping[str, str] | None = None
+) -> str:
     """Write an image's file system as a tar archive, and give its SHA-256; the same programs give the same archive.
 
-    `programs` are absolute paths on this machine; they come into BIN_DIR under their own names. Raises ImageError as
-    `libraries` does, OSError when a file cannot be read or the archive not be written.
+    `programs` are absolute paths on this machine; they come into BIN_DIR under their own names. `also` are files that
+    come where they are, and `texts` are made: {path: content}. Raises ImageError as `libraries` does, OSError when a
+    file cannot be read or the archive not be written.
     """
+    made = _FILES | dict(texts or {})
     files = {f"{BIN_DIR}/{os.path.basename(program)}": program for program in programs}
-    files |= {path: path for path in libraries(programs)}
+    files |= {path: path for path in (*libraries(programs), *also)}
     entries: dict[str, tuple[tarfile.TarInfo, str]] = {}
     for path, source in files.items():
         entries[path] = _entry(path, 0o755), source
-    for path, text in _FILES.items():
+    for path, text in made.items():
         entries[path] = _entry(path, 0o644, len(text)), ""
     for path in _directories([*entries, f"{DATA_DIR}/.", "/tmp/."]):
         entries[path] = _entry(path, 0o755, kind=tarfile.DIRTYPE), ""
@@ -144,7 +148,7 @@ def write(file: IO[bytes], programs: Sequence[str]) -> str:
                     entry.size = os.fstat(content.fileno()).st_size
                     archive.addfile(entry, content)
             else:
-                archive.addfile(entry, io.BytesIO(_FILES.get(path, "").encode()))
+                archive.addfile(entry, io.BytesIO(made.get(path, "").encode()))
     file.flush()
     file.seek(0)
     digest = hashlib.sha256()

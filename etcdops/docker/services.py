@@ -2,30 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from etcdops.docker.compose import Service
+from etcdops.docker.tls import paths_of
 from etcdops.etcd_flags import etcd_flags
 from etcdops.state import ClusterRecord, MemberRecord
 
-__all__ = ["DATA", "TLS_FILES", "published_port", "services_of"]
+__all__ = ["DATA", "peer_port", "published_port", "services_of"]
 
 #: A member's data directory, in the volume that is mounted at /var/lib/etcd.
 DATA = "/var/lib/etcd/data"
 
-#: Where a member finds the CA's certificate, its own, and its key.
-TLS_FILES = ("/etc/etcd-tls/ca.pem", "/etc/etcd-tls/cert.pem", "/etc/etcd-tls/key.pem")
 
+def services_of(record: ClusterRecord, members: Sequence[MemberRecord], published: str = "") -> list[Service]:
+    """Give members of a cluster as services of one project.
 
-def services_of(record: ClusterRecord) -> list[Service]:
-    """Give every member of a cluster as a service."""
+    Their clients reach them at 127.0.0.1; or else they are `published` at that address of their host for their peers,
+    too, which are on other hosts.
+    """
+    at = f"{published}:" if published else "127.0.0.1:"
     return [
-        Service(member.name, published_port(member), member.data.place, _flags(record, member), _health(record))
-        for member in record.members
+        Service(
+            member.name,
+            [f"{at}{published_port(member)}:2379"] + ([f"{at}{peer_port(member)}:2380"] if published else []),
+            member.data.place,
+            _flags(record, member),
+            _health(record, member),
+            alone=bool(published),
+        )
+        for member in members
     ]
 
 
+def peer_port(member: MemberRecord) -> int:
+    """Give the port of its host at which a member's peers reach it."""
+    return _port_in(member.peer_url)
+
+
 def published_port(member: MemberRecord) -> int:
-    """Give the port of this machine at which a member's clients reach it."""
-    return int(member.client_url.rpartition(":")[2])
+    """Give the port of its host at which a member's clients reach it."""
+    return _port_in(member.client_url)
+
+
+def _port_in(url: str) -> int:
+    return int(url.rpartition(":")[2])
 
 
 def _flags(record: ClusterRecord, member: MemberRecord) -> list[str]:
@@ -36,13 +57,18 @@ def _flags(record: ClusterRecord, member: MemberRecord) -> list[str]:
         data=DATA,
         listen_client=f"{scheme}://0.0.0.0:2379",
         listen_peer=f"{scheme}://0.0.0.0:2380",
-        tls=TLS_FILES,
+        tls=_tls_files(record, member),
     )
 
 
-def _health(record: ClusterRecord) -> list[str]:
+def _tls_files(record: ClusterRecord, member: MemberRecord) -> tuple[str, str, str]:
+    own = record.spec.member(member.name)
+    return paths_of(own.cert, own.key)
+
+
+def _health(record: ClusterRecord, member: MemberRecord) -> list[str]:
     check = ["CMD", "etcdctl"]
     if record.spec.tls:
-        ca, cert, key = TLS_FILES
+        ca, cert, key = _tls_files(record, member)
         check += ["--endpoints=https://127.0.0.1:2379", f"--cacert={ca}", f"--cert={cert}", f"--key={key}"]
     return [*check, "endpoint", "health"]

@@ -8,19 +8,27 @@ where one is missing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
-from etcdops.errors import RuntimeUnavailable
+from etcdops.errors import ConnectionLost, EtcdopsError, HostUnreachable, RuntimeUnavailable, WaitTimeout
+from etcdops.remote.inventory import HostSpec
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
 __all__ = [
+    "NO_ANSWER",
+    "CanArm",
+    "CanFindCuts",
+    "CanGiveCertificates",
     "CanIsolate",
     "CanKill",
+    "CanLookOnce",
     "CanMovePorts",
     "CanPause",
     "CanRestore",
+    "CanSpread",
+    "CanUnplug",
     "DataSeen",
     "Leftover",
     "MemberState",
@@ -28,7 +36,12 @@ __all__ = [
     "Prepared",
     "Restoration",
     "Runtime",
+    "Timer",
+    "looked",
 ]
+
+#: What is raised where a host, or its engine, does not answer: whatever is there stays there for now.
+NO_ANSWER = (ConnectionLost, HostUnreachable, RuntimeUnavailable, WaitTimeout)
 
 #: What a runtime sees of a member: it runs, is frozen, runs but is off a network that it should be on, or is not there.
 #: "unknown" is one that somebody else runs, and that accepts no connection from here.
@@ -36,13 +49,17 @@ MemberState = Literal["running", "paused", "isolated", "stopped", "unknown"]
 
 
 class Prepared(NamedTuple):
-    """What a new cluster will run: the version of etcd, and the directory of its binaries, or its image and engine."""
+    """What a new cluster will run: the version of etcd, and the directory of its binaries, or its image and engine.
+
+    `hosts` are those that its members are spread over, where there are several.
+    """
 
     etcd_version: str
     binary: str = ""
     image: str = ""
     image_id: str = ""
     engine: str = ""
+    hosts: tuple[HostSpec, ...] = ()
 
 
 class Leftover(NamedTuple):
@@ -165,7 +182,8 @@ class Runtime(Protocol):
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain command with which a person would do an action to a member.
 
-        Actions are "start", "stop", "kill", "pause", "resume", "isolate" and "rejoin", as far as they can be done.
+        Actions are "start", "stop", "kill", "pause", "resume", "isolate", "rejoin", "unplug", "replug" and "wipe" (the
+        data of one that is stopped is deleted), as far as they can be done.
         """
 
     def leftovers(self) -> Iterator[Leftover]:
@@ -231,7 +249,47 @@ class CanIsolate(Protocol):
     """Can cut a member off from its peers while clients still reach it: what a network partition is to etcd."""
 
     def isolate(self, record: ClusterRecord, member: MemberRecord) -> None:
-        """Cut a member off from its peers, and see that it is. `Runtime.mend` connects it again."""
+        """Cut a member off from its peers, and see that it is. `Runtime.mend` connects all that are off again."""
+
+    def rejoin(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Connect one member again, while others may stay cut off."""
+
+
+@runtime_checkable
+class CanUnplug(CanIsolate, Protocol):
+    """Can take a member off all networks: what a pulled cable is to etcd."""
+
+    def unplug(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Take a member off all networks, and see that it is. `rejoin` and `Runtime.mend` connect it again."""
+
+
+class Timer(Protocol):
+    """A timer, where a member is, that undoes a fault by itself.
+
+    Once it was disarmed, `fired` says whether it had gone off before, and `lost` that nobody there could be asked.
+    """
+
+    fired: bool
+    lost: bool
+
+    def disarm(self) -> None:
+        """End the timer, unless it has gone off."""
+
+
+@runtime_checkable
+class CanArm(Protocol):
+    """Can have a fault undone by itself should the operator's machine be heard of no more: see Timer."""
+
+    def arm(self, record: ClusterRecord, member: MemberRecord, how: str) -> Timer:
+        """Arm a timer that undoes "kill", "stop", "freeze", "isolate" or "unplug"; MemberFailed where none can be."""
+
+
+@runtime_checkable
+class CanFindCuts(Protocol):
+    """Can tell which of the hosts that members are on do not reach each other."""
+
+    def cuts(self, record: ClusterRecord, names: Sequence[str]) -> list[str]:
+        """Say, for a person, which host does not reach which, at these members' ports for peers; takes seconds."""
 
 
 @runtime_checkable
@@ -240,6 +298,54 @@ class CanMovePorts(Protocol):
 
     def move_ports(self, record: ClusterRecord, names: Sequence[str]) -> ClusterRecord:
         """Give the record with free ports for the named members; raises Refused where one is pinned."""
+
+
+@runtime_checkable
+class CanLookOnce(Protocol):
+    """Can answer several questions about a cluster from one look, where each look is dear."""
+
+    def looked(self, record: ClusterRecord) -> Runtime:
+        """Give this runtime as it is for questions alone: what the cluster's members do is as it was just now."""
+
+
+def looked(runtime: Runtime, record: ClusterRecord) -> Runtime:
+    """Give a runtime for several questions about one moment; it is not for acts, and of no use a moment later."""
+    return runtime.looked(record) if isinstance(runtime, CanLookOnce) else runtime
+
+
+@runtime_checkable
+class CanGiveCertificates(Protocol):
+    """Keeps what its members need to speak TLS where they run, and gives it to them anew, while they run."""
+
+    def give_certificates(self, record: ClusterRecord, name: str) -> None:
+        """Give a member its certificate and key, as they are here; for "" the operator's to what works beside them."""
+
+    def peer_address(self, record: ClusterRecord, member: MemberRecord) -> tuple[str, int] | None:
+        """Give the address and port at which this machine reaches the port for a member's peers, None for nowhere."""
+
+
+@runtime_checkable
+class CanSpread(Protocol):
+    """Runs members on several hosts, of which one may be out of reach while the others are not."""
+
+    def host_for(self, record: ClusterRecord, wished: str = "", *, instead_of: MemberRecord | None = None) -> str:
+        """Give the host for a new member: the one that is wished, or of those that are fit the one with the fewest.
+
+        A member that is replaced stays where it was, or goes to a host that has none. Raises Refused where there is no
+        such host, or it is not fit.
+        """
+
+    def take_up(self, hosts: Sequence[HostSpec]) -> None:
+        """Have these hosts from now on, and no others."""
+
+    def leave(self, record: ClusterRecord, names: Collection[str]) -> dict[str, EtcdopsError]:
+        """Remove all of the cluster's from these hosts, and give what failed, by host."""
+
+    def give_up(self, names: Collection[str]) -> None:
+        """Have it that these hosts are lost: `destroy` leaves what is on those that do not answer."""
+
+    def clear_left(self, record: ClusterRecord) -> ClusterRecord:
+        """Remove what members that have left ran in, on hosts that did not answer then; give the record without it."""
 
 
 @runtime_checkable

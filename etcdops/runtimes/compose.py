@@ -12,6 +12,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from typing import ClassVar
 
 import msgspec
@@ -20,15 +21,16 @@ from etcdops.docker import compose, leftovers
 from etcdops.docker.compose import ComposeFile, file_of, project_of
 from etcdops.docker.engine import ALIVE, Container, Engine
 from etcdops.docker.logs import ContainerLogs
-from etcdops.docker.restoring import ROLE, RestoresVolumes
-from etcdops.docker.services import TLS_FILES, published_port, services_of
+from etcdops.docker.restoring import RestoresVolumes
+from etcdops.docker.services import published_port, services_of
+from etcdops.docker.tls import give
 from etcdops.errors import EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
-from etcdops.ports import free_ports, refuse_taken
+from etcdops.ports import HasPorts, free_ports, refuse_taken
 from etcdops.runtimes.base import Leftover, MemberState, Prepared
 from etcdops.spec import ClusterSpec
 from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
-__all__ = ["RUNTIME", "ComposeRuntime", "for_record", "why_not"]
+__all__ = ["RUNTIME", "ComposeRuntime", "for_record", "network_of", "why_not"]
 
 _CLIENT = "client"
 
@@ -43,9 +45,14 @@ class ComposeRuntime(RestoresVolumes):
 
     name: ClassVar[str] = "compose"
 
+    #: Where members are published on their host, and whether they are for their peers, too.
+    published_at = "127.0.0.1"
+    publishes_peers: ClassVar[bool] = False
+
     def __init__(self, engine: Engine | None = None) -> None:
         self.engine = engine or Engine()
         self._logs = ContainerLogs(self.engine)
+        self._listed: list[Container] | None = None
 
     def unavailable(self) -> RuntimeUnavailable | None:
         """Give the reason why this machine cannot run members in this way, or None when it can."""
@@ -53,6 +60,10 @@ class ComposeRuntime(RestoresVolumes):
             return compose.compose_missing(self.engine)
         except RuntimeUnavailable as error:
             return error
+
+    def here(self, record: ClusterRecord) -> list[MemberRecord]:
+        """Give the members that run, or are to run, on this engine."""
+        return [member for member in record.members if member.host == self.engine.host.name]
 
     # -- planning
 
@@ -79,28 +90,38 @@ class ComposeRuntime(RestoresVolumes):
     def place(
         self, spec: ClusterSpec, cluster_id: str, directory: str, *, generation: int = 1
     ) -> tuple[MemberRecord, ...]:
-        """Choose the ports at which members are published on loopback, and their volumes. Changes nothing yet.
+        """Choose the ports at which members are published on their host, and their volumes. Changes nothing yet.
 
         Raises Refused when a pinned port is in use, or too few are free.
         """
         _refuse_reserved(spec)
-        host = self.engine.host
-        pinned = {member.client_port for member in spec.members if member.client_port}
+        host = self._ports_there()
+        asked = [
+            (member.client_port, member.peer_port) if self.publishes_peers else (member.client_port,)
+            for member in spec.members
+        ]
+        pinned = {port for ports in asked for port in ports if port}
         refuse_taken(host, pinned)
-        fresh = free_ports(host, len(spec.members), pinned)
+        fresh = free_ports(host, sum(map(len, asked)), pinned)
         scheme = "https" if spec.tls else "http"
         project = project_of(spec.name, cluster_id)
         return tuple(
             MemberRecord(
                 name=member.name,
                 host=host.name,
-                client_url=f"{scheme}://127.0.0.1:{member.client_port or fresh.pop()}",
-                peer_url=f"{scheme}://{member.name}.peer:2380",
+                client_url=f"{scheme}://{self.published_at}:{member.client_port or fresh.pop()}",
+                peer_url=f"{scheme}://{self.published_at}:{member.peer_port or fresh.pop()}"
+                if self.publishes_peers
+                else f"{scheme}://{member.name}.peer:2380",
                 data=DataRef(f"{project}_{member.name}-g{generation}", generation),
                 log="",
             )
             for member in spec.members
         )
+
+    def _ports_there(self) -> HasPorts:
+        """Give what tells which ports of the host are in use."""
+        return self.engine.host
 
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their published port, with that port."""
@@ -144,8 +165,8 @@ class ComposeRuntime(RestoresVolumes):
             found = self._containers(record)
         idle = [found[name] for name in (*names, _CLIENT) if found[name].state not in ALIVE]
         for container in idle:
-            if record.spec.tls and container.member and container.state == "created":
-                self._give_tls(record, container)
+            if record.spec.tls and container.state == "created":
+                give(self.engine, record, container.id, container.member, new=(container.member or _CLIENT) in absent)
         # Compose v1 leaves a second network to its own `start`.
         self._connect(record, idle)
         try:
@@ -169,8 +190,8 @@ class ComposeRuntime(RestoresVolumes):
             # `docker network prune` takes the networks of containers that do not run, which go on naming them.
             self._make_networks(record)
             for container in containers:
-                for network in _networks_of(container):
-                    self.engine.try_run("network", "disconnect", _network(record, network), container.id)
+                for network in self._networks_of(container):
+                    self.engine.try_run("network", "disconnect", network_of(record, network), container.id)
             self._connect(record, [container._replace(networks=()) for container in containers])
             self.engine.start(ids)
 
@@ -180,17 +201,28 @@ class ComposeRuntime(RestoresVolumes):
             # The name may have gone over to another image since the cluster was created.
             now = self.engine.try_run("image", "inspect", "--format", "{{.Id}}", image).stdout.decode().strip()
             image = image if now == record.image_id else record.image_id
-        return ComposeFile(record, image, services_of(record))
+        return self._rendered(record, image)
 
-    def _give_tls(self, record: ClusterRecord, container: Container) -> None:
-        from etcdops.docker.files import archive
+    def _rendered(self, record: ClusterRecord, image: str) -> ComposeFile:
+        endpoints = [f"{member.name}:2379" for member in record.members]
+        return ComposeFile(record, image, services_of(record, record.members), endpoints)
 
-        spec, tls = record.spec, record.spec.tls
-        assert tls
-        own = spec.member(container.member)
-        files = dict(zip(TLS_FILES, (tls.ca, own.cert, own.key), strict=True))
-        user = self.engine.run("inspect", "--format", "{{.Config.User}}", container.id).strip()
-        self.engine.run("cp", "-", f"{container.id}:/", stdin=archive(files, user))
+    def give_certificates(self, record: ClusterRecord, name: str) -> None:
+        """Put a member's certificate and key into its container, or for "" the operator's into the client's."""
+        container = self._containers(record).get(name or _CLIENT)
+        if container is not None:
+            give(self.engine, record, container.id, container.member)
+
+    def peer_address(self, record: ClusterRecord, member: MemberRecord) -> tuple[str, int] | None:
+        """Give where this machine reaches the port that a member's peers connect to, None if it is not on the network.
+
+        The network has no way out, and this machine is on it.
+        """
+        networks = "{{range $name, $each := .NetworkSettings.Networks}}{{$name}} {{$each.IPAddress}}\n{{end}}"
+        done = self.engine.try_run("inspect", "--format", networks, member.ref or "none")
+        pairs = [line.split() for line in done.stdout.decode().splitlines()]
+        found = dict(pair for pair in pairs if len(pair) == 2).get(network_of(record, "peer"))
+        return (found, int(member.peer_url.rpartition(":")[2])) if found else None
 
     def stop(self, record: ClusterRecord, names: Sequence[str], *, timeout_s: float) -> None:
         """Ask the named members to end (SIGTERM) and wait until they have; those that have not in time are killed.
@@ -256,7 +288,7 @@ class ComposeRuntime(RestoresVolumes):
     def states(self, record: ClusterRecord) -> dict[str, MemberState]:
         """Look what every member does, now."""
         found = self._containers(record)
-        return {member.name: self._seen(record, found.get(member.name)) for member in record.members}
+        return {member.name: self._seen(record, found.get(member.name)) for member in self.here(record)}
 
     def _seen(self, record: ClusterRecord, container: Container | None) -> MemberState:
         if container is None or container.state not in ALIVE:
@@ -265,12 +297,22 @@ class ComposeRuntime(RestoresVolumes):
             return "paused"
         return "isolated" if self._lacking(record, container) else "running"
 
+    def looked(self, record: ClusterRecord) -> ComposeRuntime:
+        """Give this runtime as it is for questions alone: `docker ps` is run once."""
+        once = copy(self)
+        once._listed = self._list(record)
+        return once
+
+    def _list(self, record: ClusterRecord) -> list[Container]:
+        """Give all containers of the cluster, whatever they are for."""
+        return self.engine.containers(cluster_id=record.id) if self._listed is None else self._listed
+
     def _containers(self, record: ClusterRecord) -> dict[str, Container]:
         """Give the cluster's containers by member, and the client under its own name; of two, the one that runs."""
         found: dict[str, Container] = {}
-        for container in self.engine.containers(cluster_id=record.id):
+        for container in self._list(record):
             name = container.member or _CLIENT
-            if container.labels.get("role") == ROLE:
+            if container.labels.get("role") not in ("member", "client"):
                 continue
             if name not in found or container.state in ("running", "paused"):
                 found[name] = container
@@ -291,22 +333,53 @@ class ComposeRuntime(RestoresVolumes):
 
     def isolate(self, record: ClusterRecord, member: MemberRecord) -> None:
         """Disconnect a member from the network of its peers, and see that it is."""
-        self.engine.run("network", "disconnect", _network(record, "peer"), member.ref)
+        self.engine.run("network", "disconnect", network_of(record, "peer"), member.ref)
         if "peer" not in self._lacking(record, self._containers(record).get(member.name)):
-            raise MemberFailed(f"member {member.name} is still on the network {_network(record, 'peer')}")
+            raise MemberFailed(f"member {member.name} is still on the network {network_of(record, 'peer')}")
 
-    @staticmethod
-    def _lacking(record: ClusterRecord, container: Container | None) -> list[str]:
+    def unplug(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Disconnect a member from all networks, and see that it is: what was published is refused then."""
+        container = self._containers(record).get(member.name)
+        if container is None or container.state not in ALIVE:
+            raise MemberFailed(f"member {member.name} does not run, so it cannot be unplugged")
+        # Its peers' network first: a leader that lost its clients alone would go on leading.
+        for name in reversed(self._networks_of(container)):
+            if network_of(record, name) in container.networks:
+                self.engine.run("network", "disconnect", network_of(record, name), container.id)
+        left = self._containers(record).get(member.name)
+        if left is None or len(self._lacking(record, left)) < len(self._networks_of(left)):
+            raise MemberFailed(f"member {member.name} is still on {', '.join(left.networks) if left else 'a network'}")
+
+    def rejoin(self, record: ClusterRecord, member: MemberRecord) -> None:
+        """Connect a member to the networks that it is off again, while others may stay off them."""
+        found = self._containers(record)
+        off = [each.member for each in found.values() if each.member and self._lacking(record, each)]
+        container = found.get(member.name)
+        if container is None or member.name not in off:
+            return
+        self._connect(record, [container])
+        if len(off) > 1:
+            # As in `mend`: it may have got the address of another that is off.
+            self.engine.run("restart", "-t", "2", container.id)
+
+    def _networks_of(self, container: Container) -> tuple[str, ...]:
+        return ("client", "peer") if container.member else ("client",)
+
+    def _lacking(self, record: ClusterRecord, container: Container | None) -> list[str]:
         """Give the networks that a container should be on and is not."""
         if container is None:
             return []
-        return [name for name in _networks_of(container) if _network(record, name) not in container.networks]
+        return [name for name in self._networks_of(container) if network_of(record, name) not in container.networks]
+
+    def _readdressed(self, record: ClusterRecord, container: Container) -> bool:
+        """Whether a member is off the network over which its peers reach it, where it may have got another address."""
+        return bool(container.member) and self._networks_of(container)[-1] in self._lacking(record, container)
 
     def amiss(self, record: ClusterRecord) -> list[str]:
         """Say what is amiss beside the members: the client, and networks that members should be on."""
         found = self._containers(record)
         said = [
-            f"{name} is off the network {_network(record, network)}"
+            f"{name} is off the network {network_of(record, network)}"
             for name, container in found.items()
             for network in self._lacking(record, container)
         ]
@@ -319,10 +392,11 @@ class ComposeRuntime(RestoresVolumes):
     def mend(self, record: ClusterRecord) -> dict[str, str]:
         """Connect what is off a network, and bring the client back; gives what was done."""
         found = self._containers(record)
-        off = [each for each in found.values() if each.state == "running" and "peer" in self._lacking(record, each)]
+        off = [each for each in found.values() if each.state == "running" and self._readdressed(record, each)]
         there = [each for each in found.values() if each.member and each.state in ALIVE]
+        here = self.here(record)
         done = dict.fromkeys(self._connect(record, found.values()), "was cut off and is connected again")
-        if len(off) > 1 or (off and len(there) < len(record.members)):
+        if len(off) > 1 or (off and len(there) < len(here)):
             # One member that all others miss gets its address back. Of several, each may get another's, and it takes
             # etcd minutes to give up connections that lead nowhere.
             self.engine.run_each([["restart", "-t", "2", each.id] for each in off], timeout_s=60.0)
@@ -339,19 +413,23 @@ class ComposeRuntime(RestoresVolumes):
             self._make_networks(record)
         for each, network in off:
             alias = f"{each.member}.peer" if network == "peer" else each.member or _CLIENT
-            self.engine.run("network", "connect", "--alias", alias, _network(record, network), each.id)
+            self.engine.run("network", "connect", "--alias", alias, network_of(record, network), each.id)
         return list(dict.fromkeys(each.member or _CLIENT for each, _ in off))
 
     def _make_networks(self, record: ClusterRecord) -> None:
         """Make the networks that are gone."""
         there = self.engine.named("network", cluster_id=record.id)
-        if not all(_network(record, name) in there for name in ("client", "peer")):
-            compose.create(self.engine, self._file(record), list(self._containers(record)))
+        found = self._containers(record)
+        wanted = {name for each in found.values() for name in self._networks_of(each)}
+        if not all(network_of(record, name) in there for name in wanted):
+            compose.create(self.engine, self._file(record), list(found))
 
     def _revive(self, record: ClusterRecord, client: Container | None) -> None:
         if client is None:
             compose.create(self.engine, self._file(record), [_CLIENT])
             client = self._containers(record)[_CLIENT]
+            if record.spec.tls:
+                give(self.engine, record, client.id, "")
         if client.state == "paused":
             self.engine.run("unpause", client.id)
         else:
@@ -399,23 +477,33 @@ class ComposeRuntime(RestoresVolumes):
 
     def belongings(self, record: ClusterRecord) -> list[str]:
         """Name, for a person, everything that `destroy` removes."""
-        members = [self.described(record, member) for member in record.members]
+        members = [self.described(record, member) for member in self.here(record)]
         members += [f"{each.member}: data that was {each.why}, in volume {each.data.place}" for each in record.retired]
-        networks = f"{_network(record, 'client')} and {_network(record, 'peer')}"
-        return [*members, f"the client container, and the networks {networks}"]
+        # Between hosts, peers come by the published ports.
+        names = ("client",) if self.publishes_peers else ("client", "peer")
+        networks = " and ".join(network_of(record, name) for name in names)
+        return [*members, f"the client container, and the network{'s' * (len(names) > 1)} {networks}"]
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the plain docker command for an action."""
-        container, peer = member.ref[:12], _network(record, "peer")
+        container, peer = member.ref[:12], network_of(record, "peer")
         if action == "start" and not container:
             project = project_of(record.spec.name, record.id)
             return self.engine.by_hand("compose", "-p", project, "-f", file_of(record), "up", "-d", member.name)
+        if action == "wipe":
+            volume = self.engine.by_hand("volume", "rm", member.data.place)
+            return f"{self.engine.by_hand('rm', container)}; {volume}"
+        client = network_of(record, "client")
+        leave = ["network", "disconnect", peer, container]
+        join = ["network", "connect", "--alias", f"{member.name}.peer", peer, container]
         commands = {
-            "resume": ["unpause", container],
-            "isolate": ["network", "disconnect", peer, container],
-            "rejoin": ["network", "connect", "--alias", f"{member.name}.peer", peer, container],
+            "resume": [["unpause", container]],
+            "isolate": [leave],
+            "rejoin": [join],
+            "unplug": [leave, ["network", "disconnect", client, container]],
+            "replug": [join, ["network", "connect", "--alias", member.name, client, container]],
         }
-        return self.engine.by_hand(*commands.get(action, [action, container]))
+        return "; ".join(self.engine.by_hand(*each) for each in commands.get(action, [[action, container]]))
 
     # -- what is left on the machine
 
@@ -436,11 +524,8 @@ def _refuse_reserved(spec: ClusterSpec) -> None:
         )
 
 
-def _networks_of(container: Container) -> tuple[str, ...]:
-    return ("client", "peer") if container.member else ("client",)
-
-
-def _network(record: ClusterRecord, name: str) -> str:
+def network_of(record: ClusterRecord, name: str) -> str:
+    """Give the name of a cluster's network: "client" or "peer"."""
     return f"{project_of(record.spec.name, record.id)}_{name}"
 
 

@@ -36,6 +36,10 @@ __all__ = ["RUNTIME", "FakeRuntime", "Lies"]
 ON_COMMAND_LINE = False
 
 
+#: How long a member that has ended by itself may take to close its port, seconds.
+_CLOSING_S = 5.0
+
+
 class FakeRuntime(MembersAlone):
     """Runs members in memory. Clusters live as long as this object, or until they are destroyed.
 
@@ -122,6 +126,9 @@ class FakeRuntime(MembersAlone):
     def occupied_ports(self, record: ClusterRecord, names: Sequence[str]) -> dict[str, int]:
         """Give the members that cannot start because something else holds their client port, with that port."""
         ports = {name: _port(record.member(name).client_url) for name in names}
+        for found in filter(None, (self._members.get(record.member(name).data.place) for name in names)):
+            # A process is gone with its ports; of what ends in a thread of ours they may still be closing.
+            found.silent.wait(_CLOSING_S)
         return {name: port for name, port in ports.items() if self._host.port_in_use(port)}
 
     # -- members
@@ -219,8 +226,9 @@ class FakeRuntime(MembersAlone):
             return bytes(found.logged[offset:])
 
     def lost_data(self, record: ClusterRecord, names: Sequence[str]) -> tuple[str, ...]:
-        """Give none: what is in memory is not lost on its own."""
-        return ()
+        """Give those that have run before, and whose data was removed: what is in memory is not lost on its own."""
+        members = [record.member(name) for name in names]
+        return tuple(each.name for each in members if each.ref and each.data.place not in self._members)
 
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a place for the next generation of data of a member called `name`."""
@@ -249,6 +257,8 @@ class FakeRuntime(MembersAlone):
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
         """Give the call that does it: there is no command for what is in this process's memory."""
+        if action == "wipe":
+            return f'cluster.runtime.remove_data(cluster.record, [cluster.member("{member.name}").record.data])'
         return f'cluster.member("{member.name}").{action}()'
 
     def leftovers(self) -> Iterator[Leftover]:

@@ -18,7 +18,7 @@ import msgspec
 from etcdops.directories import RestoresDirectories
 from etcdops.errors import BinaryError, EtcdopsError, MemberFailed, Refused, RuntimeUnavailable, SpecError
 from etcdops.etcd_flags import etcd_flags
-from etcdops.hosts import Host, LocalHost
+from etcdops.hosts import KeepsProcesses, LocalHost
 from etcdops.ports import free_ports, refuse_taken
 from etcdops.runtimes.base import Leftover, MembersAlone, MemberState, Prepared
 from etcdops.spec import ClusterSpec
@@ -37,7 +37,7 @@ class ProcessRuntime(MembersAlone, RestoresDirectories):
 
     name: ClassVar[str] = "process"
 
-    def __init__(self, host: Host | None = None) -> None:
+    def __init__(self, host: KeepsProcesses | None = None) -> None:
         self.host = host or LocalHost()
 
     def unavailable(self) -> RuntimeUnavailable | None:
@@ -268,9 +268,11 @@ class ProcessRuntime(MembersAlone, RestoresDirectories):
         return f"{member.name}: {running}, data {member.data.place}"
 
     def by_hand(self, action: str, record: ClusterRecord, member: MemberRecord) -> str:
-        """Give the plain command with which a person would "start", "stop", "kill", "pause" or "resume" a member."""
+        """Give the plain command for "start", "stop", "kill", "pause", "resume", or "wipe" (its data is deleted)."""
         if action == "start":
             return shlex.join(self.command(record, member))
+        if action == "wipe":
+            return shlex.join(["rm", "-r", member.data.place])
         signals = {"stop": "TERM", "kill": "KILL", "pause": "STOP", "resume": "CONT"}
         return f"kill -{signals[action]} {_pid(member)}"
 
