@@ -64,7 +64,10 @@ class Journal:
 
 def read_journal(path: Path) -> list[Entry]:
     """Give a run's events. A last line that a crash cut short is left out; raises StateError for other damage."""
-    lines = path.read_bytes().splitlines(keepends=True)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise StateError(f"cannot read {path}: {error.strerror}", remedy="Name a run folder of a drill.") from error
     if lines and not lines[-1].endswith(b"\n"):
         lines.pop()
     try:

@@ -9,16 +9,17 @@ import msgspec
 from etcdops.state import replace_file
 from etcdops.verify import Check
 from etcdops.verify.acknowledged import Writes
+from etcdops.verify.recorded import Figure
 from etcdops.workload.outage import Outage
 
-__all__ = ["EXIT_CODES", "ClusterInfo", "Event", "FaultInfo", "Verdict", "worst", "write"]
+__all__ = ["EXIT_CODES", "ClusterInfo", "Event", "FaultInfo", "Verdict", "worst", "worst_of", "write"]
 
 #: The exit code of each verdict, worst last in `worst`'s order.
 EXIT_CODES = {"passed": 0, "aborted": 3, "inconclusive": 6, "deviated": 1, "stuck": 7}
 
 
 class ClusterInfo(msgspec.Struct, frozen=True):
-    """On what the drill ran. `known_bad` says what this version of etcd is known to do when members crash."""
+    """On what the drill ran. `known_bad` says what this version of etcd is known to do wrong that checks may find."""
 
     name: str
     runtime: str
@@ -50,7 +51,8 @@ class Verdict(msgspec.Struct, frozen=True):
 
     `verdict` is "passed", "deviated" (a check failed), "inconclusive" (too little was seen), "aborted" (the steady
     state was not met; nothing was touched) or "stuck" (healing failed; the checks say how to recover). `report` is the
-    path of the page for people.
+    path of the page for people. `fault` is the first of `faults`; `figures` are what the drill has measured besides
+    the outage. `profile` is what the traffic did.
     """
 
     schema: int
@@ -65,6 +67,9 @@ class Verdict(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     timeline: tuple[Event, ...]
     report: str
+    profile: str = ""
+    faults: tuple[FaultInfo, ...] = ()
+    figures: tuple[Figure, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -88,6 +93,11 @@ def worst(verdicts: list[Verdict]) -> Verdict:
     """Give the worst of several: stuck, then deviated, inconclusive, aborted, passed."""
     order = list(EXIT_CODES)
     return max(verdicts, key=lambda verdict: order.index(verdict.verdict))
+
+
+def worst_of(words: list[str]) -> str:
+    """Give the worst of several verdicts by their words, in the same order."""
+    return max(words, key=list(EXIT_CODES).index)
 
 
 def write(verdict: Verdict, folder: Path) -> None:
