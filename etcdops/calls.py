@@ -27,6 +27,7 @@ from etcdops.answers import (
 from etcdops.errors import SpecError
 
 __all__ = [
+    "TARGETS",
     "Call",
     "alarm_disarm",
     "alarms",
@@ -128,7 +129,8 @@ def delete_range(key: bytes, range_end: bytes = b"", *, prev_kv: bool = False) -
 
 
 _SIGNS = {"=": "EQUAL", ">": "GREATER", "<": "LESS", "!=": "NOT_EQUAL"}
-_TARGETS = {
+#: What a comparison can be of, by etcd's name for it.
+TARGETS = {
     "version": "VERSION",
     "create_revision": "CREATE",
     "mod_revision": "MOD",
@@ -143,7 +145,7 @@ def compare(key: bytes, target: str, sign: str, operand: int | bytes, *, range_e
     `target` is version, create_revision, mod_revision, value or lease; `sign` is =, !=, < or >.
     """
     fields: dict[str, Any] = {target: operand}
-    return _proto.Compare(key=key, range_end=range_end, target=_TARGETS[target], result=_SIGNS[sign], **fields)
+    return _proto.Compare(key=key, range_end=range_end, target=TARGETS[target], result=_SIGNS[sign], **fields)
 
 
 def op_put(key: bytes, value: bytes, *, lease: int = 0, prev_kv: bool = False) -> Any:

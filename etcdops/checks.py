@@ -50,7 +50,10 @@ _AWAY = {
     "stopped": ("member-stopped", "`member.start {name}` starts it; `up-env` starts all."),
     "paused": ("member-frozen", "`member.thaw {name}` lets it go on; so do `heal` and `up-env`."),
     "isolated": ("member-isolated", "`heal` connects it again."),
-    "unknown": ("member-unreachable", ""),
+    "unknown": (
+        "member-unreachable",
+        "`hosts.check` looks at its host; if that is lost, `member.replace {name}` puts a new member on another.",
+    ),
 }
 
 

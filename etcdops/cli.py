@@ -93,7 +93,7 @@ def hand_over(cluster: str, argv: list[str], context: Context | None = None) -> 
                 raise
             _offer_to_start(cluster, error, context)
             plan = etcdctl.plan(cluster, arguments)
-        etcdctl.become(plan)
+        return etcdctl.become(plan)
     except EtcdopsError as error:
         _tell(f"error: {error}\n" + (f"  -> {error.remedy}\n" if error.remedy else ""))
         return error.exit_code
@@ -101,7 +101,6 @@ def hand_over(cluster: str, argv: list[str], context: Context | None = None) -> 
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    return 1
 
 
 def _tell(text: str) -> None:

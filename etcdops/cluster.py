@@ -27,8 +27,10 @@ from etcdops.errors import (
     ClusterNotFound,
     EtcdopsError,
     NoLeader,
+    PartlyChanged,
     QuorumLost,
     Refused,
+    SpecError,
 )
 from etcdops.foreign import FORGET, bring_back, is_foreign, refuse_foreign
 from etcdops.hosts import identify
@@ -36,13 +38,16 @@ from etcdops.interrupts import deferred
 from etcdops.member import Member
 from etcdops.operations.methods import Operations
 from etcdops.placement import check_same, place, remember, with_tls_files
-from etcdops.runtimes.base import CanMovePorts
+from etcdops.runtimes.base import CanMovePorts, CanSpread, MemberState, looked
 from etcdops.spec import ClusterSpec, Tls
 from etcdops.state import SCHEMA, ClusterRecord, Store, remove_tree
+from etcdops.tls.layout import directory_of, is_own, with_own_files
 from etcdops.waiting import wait_first_write, wait_serving
 
 if TYPE_CHECKING:
     from etcdops.client import Client
+    from etcdops.remote.inventory import Inventory
+    from etcdops.remote.turns import Turn
     from etcdops.runtimes.base import Runtime
     from etcdops.status import ClusterStatus
 
@@ -87,6 +92,8 @@ class Cluster(Operations):
         self._stamp: tuple[int, int] | None = None
         #: How many lines each member had logged before it was started: what an earlier start said is no news.
         self.logged: dict[str, int] = {}
+        #: For a cluster on several hosts, while its lock there is held.
+        self.turn: Turn | None = None
         self._temporary = False
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
@@ -103,6 +110,7 @@ class Cluster(Operations):
         size: int = 3,
         runtime: Runtime | str = "process",
         store: Store | None = None,
+        tls: bool = False,
         temporary: bool = False,
         offline: bool = False,
         progress: Progress = _silent,
@@ -112,7 +120,8 @@ class Cluster(Operations):
         `spec` is a ClusterSpec, a name (for `size` members at etcd's default timing), or None for a temporary cluster
         with a name of its own. A temporary cluster is gone when its `with` block ends or it is purged, and a leftover
         once this process is dead; it has a state directory of its own unless `store` gives one. `offline` keeps
-        etcdops from fetching a binary.
+        etcdops from fetching a binary. With `tls`, members and clients speak mutual TLS, by certificates of an
+        authority that is made for this cluster; a `spec` with files of its own has TLS without.
 
         Raises SpecError for what is not valid; Refused when the name is taken, a pinned port in use or the disk full;
         BinaryError without a usable etcd. Nothing of the cluster is left behind then.
@@ -131,7 +140,7 @@ class Cluster(Operations):
         try:
             with store.lock(spec.name, f"create {spec.name}", on_wait=progress):
                 owner = identify(os.getpid()) if temporary else ""
-                cluster = cls._create(spec, runner, store, offline, progress, owner=owner)
+                cluster = cls._create(spec, runner, store, offline, progress, tls=tls, owner=owner)
         except BaseException:
             if directory:
                 directory.cleanup()
@@ -141,7 +150,15 @@ class Cluster(Operations):
 
     @classmethod
     def _create(
-        cls, spec: ClusterSpec, runner: Runtime, store: Store, offline: bool, progress: Progress, *, owner: str = ""
+        cls,
+        spec: ClusterSpec,
+        runner: Runtime,
+        store: Store,
+        offline: bool,
+        progress: Progress,
+        *,
+        tls: bool = False,
+        owner: str = "",
     ) -> Cluster:
         if store.exists(spec.name):
             raise Refused(
@@ -150,7 +167,8 @@ class Cluster(Operations):
             )
         if problem := runner.unavailable():
             raise problem
-        spec = with_tls_files(spec)
+        own = tls and spec.tls is None
+        spec = with_own_files(spec, directory_of(store.cluster_dir(spec.name))) if own else with_tls_files(spec)
         prepared = runner.prepare(spec, offline=offline, progress=progress)
         cluster_id = secrets.token_hex(8)
         record = ClusterRecord(
@@ -167,7 +185,16 @@ class Cluster(Operations):
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             owner=owner,
         )
-        store.save(record)
+        if own:
+            from etcdops.tls import leaves
+
+            leaves.create(record)
+        try:
+            store.save(record)
+        except BaseException:
+            if own:
+                leaves.remove(record)
+            raise
         remember(store)
         return cls(store, record, runner)
 
@@ -202,12 +229,25 @@ class Cluster(Operations):
         return attach(endpoints, name, tls=tls, purpose=purpose, store=store, progress=progress).cluster
 
     @classmethod
+    def attach_hosts(
+        cls, inventory: Inventory, name: str = "", *, store: Store | None = None, progress: Progress = _silent
+    ) -> Cluster:
+        """Take up a cluster that another operator, or this one elsewhere, has made on these hosts, from those alone.
+
+        Raises as `etcdops.remote.attaching.attach_hosts` does.
+        """
+        from etcdops.remote.attaching import attach_hosts
+
+        return attach_hosts(inventory, name, store=store, progress=progress).cluster
+
+    @classmethod
     def ensure_up(
         cls,
         spec: ClusterSpec,
         *,
         runtime: Runtime | str = "",
         size: int = 0,
+        tls: bool = False,
         store: Store | None = None,
         offline: bool = False,
         timeout_s: float = 60.0,
@@ -215,8 +255,9 @@ class Cluster(Operations):
     ) -> Started:
         """Bring the cluster of that name up, creating it as `spec` says if there is none.
 
-        What an existing cluster has is fixed: Refused when `runtime`, `size` or the spec's etcd version differ from
-        it ("" and 0 mean no wish). When a cluster that this call created does not start, nothing of it is left.
+        What an existing cluster has is fixed: Refused when `runtime`, its hosts, `size` or the spec's etcd version
+        differ from it ("" and 0 mean no wish), or it has no TLS and `tls` asks for it. When a cluster that this call
+        created does not start, nothing of it is left.
         Otherwise raises as `create` and `up` do.
         """
         store = store or Store.find()
@@ -224,13 +265,15 @@ class Cluster(Operations):
             created = not store.exists(spec.name)
             if created:
                 runner = runtimes.get(runtime) if isinstance(runtime, str) else runtime
-                cluster = cls._create(spec, runner, store, offline, progress)
+                cluster = cls._create(spec, runner, store, offline, progress, tls=tls)
             else:
                 cluster = cls.attach(spec.name, store=store, runtime=None if isinstance(runtime, str) else runtime)
                 name = runtime if isinstance(runtime, str) else runtime.name
-                check_same(cluster.record, runtime=name, size=size, spec=spec)
+                hosts = getattr(runtime, "hosts", ())
+                check_same(cluster.record, runtime=name, size=size, spec=spec, tls=tls, hosts=hosts)
             try:
-                started = cluster.up_locked(timeout_s=timeout_s, progress=progress)
+                with cluster.in_turn(f"up-env {spec.name}", progress):
+                    started = cluster.up_locked(timeout_s=timeout_s, progress=progress)
             except BaseException:
                 if created:
                     cluster.purge_locked()
@@ -277,10 +320,21 @@ class Cluster(Operations):
         return Member(self, self.record.member(name).name)
 
     def save(self, record: ClusterRecord) -> None:
-        """Write the record, if it differs, and use it from now on; the caller holds the cluster's lock."""
+        """Write the record, if it differs, and use it from now on; the caller holds the cluster's lock.
+
+        Raises Locked, for a cluster on several hosts, when the lock was lost meanwhile.
+        """
         if record != self.record:
-            self.store.save(record)
-            self._record, self._stamp = record, self.store.stamp(self.name)
+            if self.turn:
+                self.turn.check()
+            self.replace_record(record)
+            if self.turn:
+                self.turn.saved(record)
+
+    def replace_record(self, record: ClusterRecord) -> None:
+        """Write the record, and use it from now on."""
+        self.store.save(record)
+        self._record, self._stamp = record, self.store.stamp(self.name)
 
     @contextmanager
     def locked(self, doing: str, *, progress: Progress = _silent) -> Iterator[None]:
@@ -292,6 +346,21 @@ class Cluster(Operations):
         self._check_there()
         with self.store.lock(self.name, doing, on_wait=progress):
             self._check_there()
+            with self.in_turn(doing, progress):
+                yield
+
+    @contextmanager
+    def in_turn(self, doing: str, progress: Progress) -> Iterator[None]:
+        """Hold the lock on its hosts as well, where it has several: for a caller who holds the one here.
+
+        Raises Locked, naming the holder, where another operator works on it.
+        """
+        if not self._record.hosts:
+            yield
+            return
+        from etcdops.remote.turns import take_turn
+
+        with take_turn(self, doing, progress):
             yield
 
     def _check_there(self) -> None:
@@ -323,21 +392,29 @@ class Cluster(Operations):
         """Do what `up` does, for a caller who holds the cluster's lock."""
         deadline = time.monotonic() + timeout_s
         refuse_foreign(self.record, f"up-env of {self.name}")
-        record = self.runtime.adopt(self.record)
+        runtime = looked(self.runtime, self.record)
+        record = runtime.adopt(self.record)
+        states = runtime.states(record)
         changing = self._changing(progress)
-        states = {name: state for name, state in self.runtime.states(record).items() if name != changing}
+        states = {name: state for name, state in states.items() if name != changing}
+        self._leave_unreached(states, progress)
         stopped = [name for name, state in states.items() if state == "stopped"]
         for name in self._without_data(record, stopped):
             progress(f"{name} stays stopped: its data is gone; `member.replace {name}` puts a new member in its place")
             stopped.remove(name)
             states.pop(name)
         if not states:
+            fault = self.store.unhealed(self.name)
+            way = "`snapshot.restore FILE` makes the cluster anew from a snapshot"
+            if fault is not None and fault.snapshot:
+                way = f"`heal` makes the cluster anew from {fault.snapshot}, which the drill has saved"
             raise Refused(
                 f"the data of all members of {self.name} is gone, so none can start",
-                remedy="`snapshot.restore FILE` makes the cluster anew from a snapshot; nothing was started.",
+                remedy=f"{way}; nothing was started.",
             )
         frozen = [name for name, state in states.items() if state == "paused"]
         self.save(record)
+        self._check_certificates(list(states))
         if stopped:
             self._clear_ports(stopped, progress)
         for name in frozen:
@@ -365,7 +442,9 @@ class Cluster(Operations):
         fault = self.store.unhealed(self.name)
         if fault is not None:
             from etcdops.faults.heal import forget_keys
+            from etcdops.faults.membership import put_members_right
 
+            put_members_right(self, progress=progress)
             progress(f"healed what run {fault.run} left")
             forget_keys(self, fault.run)
             self.store.clear_unhealed(self.name)
@@ -382,6 +461,27 @@ class Cluster(Operations):
             return ""
         progress(f"`{begun}` has not come to its end: {begun.ways}")
         return begun.target
+
+    def _leave_unreached(self, states: dict[str, MemberState], progress: Progress) -> None:
+        """Take out of `states` the members of hosts that do not answer, and say so; raises Refused if that is all."""
+        unreached = [name for name, state in states.items() if state == "unknown"]
+        if unreached and len(unreached) == len(states):
+            raise Refused(
+                f"none of the hosts of {self.name} answers: {'; '.join(self.runtime.amiss(self.record))}",
+                remedy="`hosts.check` looks at them. Nothing was started.",
+            )
+        for name in unreached:
+            way = f"if it is lost, `member.replace {name}` puts a new member on another"
+            progress(f"{self._with_hosts([name])} stays as it is: that host does not answer; {way}")
+            states.pop(name)
+
+    def _with_hosts(self, names: Iterable[str]) -> str:
+        """Name members with their hosts, for a person: "thor (on h2)"."""
+        return " and ".join(f"{name} (on {self.record.member(name).host})" for name in names)
+
+    @property
+    def _named(self) -> str:
+        return "" if self.name == "lab" else f" --cluster {self.name}"
 
     def want_running(self) -> None:
         """Record that every member should run; the caller holds the cluster's lock."""
@@ -405,11 +505,20 @@ class Cluster(Operations):
         return self.runtime.lost_data(record, names) if names and record.bootstrapped else ()
 
     def _launch(self, names: Sequence[str]) -> None:
+        self._check_certificates(names)
         for name in names:
             self.logged[name] = len(self.runtime.log_bytes(self.record.member(name)).splitlines())
         # A signal in between would leave members whose references nobody has.
         with deferred():
             self.save(self.runtime.start(self.record, names))
+
+    def _check_certificates(self, names: Sequence[str]) -> None:
+        """See that these members can speak TLS with what there is, and that nobody else can in their name."""
+        if self.record.spec.tls:
+            from etcdops.tls import leaves
+
+            leaves.issue_missing(self.record, names)
+            leaves.check_files(self.record, names)
 
     def _undo_start(self, before: ClusterRecord, names: Sequence[str]) -> None:
         """Stop the named members again, whether or not their start was recorded, and want of them what was wanted."""
@@ -449,9 +558,11 @@ class Cluster(Operations):
     def down_locked(self, *, timeout_s: float = 30.0) -> list[str]:
         """Do what `down` does, for a caller who holds the cluster's lock."""
         refuse_foreign(self.record, f"down-env of {self.name}", remedy=FORGET)
-        self.save(self.runtime.adopt(self.record))
-        states = self.runtime.states(self.record)
-        running = [name for name, state in states.items() if state != "stopped"]
+        runtime = looked(self.runtime, self.record)
+        self.save(runtime.adopt(self.record))
+        states = runtime.states(self.record)
+        unreached = [name for name, state in states.items() if state == "unknown"]
+        running = [name for name, state in states.items() if state not in ("stopped", "unknown")]
         self._want(self.record.spec.names, "stopped")
         for name in running:
             # A frozen one, which may lead, cannot say so.
@@ -464,14 +575,24 @@ class Cluster(Operations):
         if leader in running:
             time.sleep(_NOTICE_S)
             self.runtime.stop(self.record, [leader], timeout_s=timeout_s)
+        if unreached:
+            raise PartlyChanged(
+                f"whether {self._with_hosts(unreached)} goes on is not known: that host does not answer",
+                remedy=f"The others are stopped. Type `down-env{self._named}` again once it is back.",
+            )
         return running
 
-    def purge(self, *, progress: Progress = _silent) -> None:
+    def purge(self, *, lost: Sequence[str] = (), progress: Progress = _silent) -> None:
         """End every member and delete the cluster with all its data. There is no way back; see `contents`.
 
-        A cluster that somebody else runs is forgotten, and not touched.
+        A cluster that somebody else runs is forgotten, and not touched. Where a host of several does not answer, all
+        goes but what is there, and the record; PartlyChanged says so. Of hosts that are `lost`, that is given up.
         """
         with self.locked(f"purge {self.name}", progress=progress):
+            if lost:
+                if not isinstance(self.runtime, CanSpread):
+                    raise SpecError(f"the members of {self.name} are not on other hosts, of which one could be lost")
+                self.runtime.give_up(lost)
             self.purge_locked()
         if self._directory:
             self._directory.cleanup()
@@ -486,7 +607,8 @@ class Cluster(Operations):
 
     def contents(self) -> list[str]:
         """Name, for a person, everything that `purge` deletes."""
-        return [*self.runtime.belongings(self.record), f"the record and logs in {self.store.cluster_dir(self.name)}"]
+        what = "record, certificates and logs" if is_own(self.record.spec) else "record and logs"
+        return [*self.runtime.belongings(self.record), f"the {what} in {self.store.cluster_dir(self.name)}"]
 
     def _want(self, names: Iterable[str], wanted: str) -> None:
         record = self.record
@@ -509,33 +631,17 @@ class Cluster(Operations):
 
     # -- looking
 
-    def status(self, *, timeout_s: float = 1.0, gate: bool = False) -> ClusterStatus:
+    def status(self, *, timeout_s: float = 1.0, gate: bool = False, hosts: bool = False) -> ClusterStatus:
         """Ask every member at once and give what they say; takes `timeout_s` seconds at the longest. Never writes.
 
         `warnings` holds what the gate finds. With `gate` it is the whole gate, and takes a second longer: members are
-        asked twice, which shows who does not catch up.
+        asked twice, which shows who does not catch up. With `hosts`, or `gate`, hosts try to reach each other where
+        not all is well; that may take some seconds. Where all is not well with a cluster over several hosts as it is
+        known here, and another operator has changed it since, it is shown as they left it.
         """
-        from etcdops.facts import GAP_S
-        from etcdops.operations import pending
-        from etcdops.status import Finding, observe
+        from etcdops.overview import overview
 
-        # Members whose start nobody lived to record are seen too.
-        record = self.runtime.adopt(self.record)
-        status = observe(record, self.runtime, timeout_s=timeout_s, gap_s=GAP_S if gate else 0.0)
-        found = [
-            Finding.of("amiss", said, remedy="`up-env` and `heal` put it right.")
-            for said in self.runtime.amiss(self.record)
-        ]
-        begun = pending.load(self)
-        if begun is not None:
-            said = f"`{begun}` has not come to its end"
-            found.append(Finding.of("operation-unfinished", said, remedy=f"{begun.ways}."))
-        fault = self.store.unhealed(self.name)
-        if fault is not None:
-            from etcdops.faults.heal import dead, describe
-
-            found.append(Finding.of("unhealed-run" if dead(fault) else "run-in-progress", describe(fault)))
-        return status.with_findings(found)
+        return overview(self, timeout_s=timeout_s, gate=gate, hosts=hosts)
 
     def leader(self, *, timeout_s: float = 1.0) -> Member:
         """Give the leader, by the highest term among all members' answers; raises NoLeader, or QuorumLost.

@@ -15,7 +15,7 @@ from etcdops.runtimes.base import DataSeen, Restoration
 from etcdops.units import size_text
 
 if TYPE_CHECKING:
-    from etcdops.hosts import Host
+    from etcdops.hosts import KeepsProcesses
     from etcdops.snapshots.tools import Tool
     from etcdops.state import ClusterRecord, DataRef, MemberRecord
 
@@ -36,7 +36,7 @@ _BESIDES_S = 60.0
 class RestoresDirectories:
     """The part of ProcessRuntime that makes and reads data which no member is using."""
 
-    host: Host
+    host: KeepsProcesses
 
     def refuse_full(self, record: ClusterRecord, size: int) -> None:
         """Raise Refused where there is no room for data of every member from a snapshot of `size` bytes."""

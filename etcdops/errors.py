@@ -11,6 +11,7 @@ EtcdopsError                    base: a message, and a remedy saying what to do 
 │   ├── RuntimeUnavailable      this machine cannot run members in that way
 │   ├── CommandMissing          a program that is needed is not installed
 │   ├── ImageError              no usable image, or it cannot be built
+│   ├── HostUnreachable         a remote host cannot be reached by SSH, or lets nobody in
 │   └── Aborted                 a drill's steady state was not met
 ├── ClusterError                the cluster, or a member of it, did not do what it should         1
 │   ├── MemberFailed            a member did not start, or died
@@ -18,6 +19,7 @@ EtcdopsError                    base: a message, and a remedy saying what to do 
 │   ├── QuorumLost              too few voters answer                                             5
 │   ├── WaitTimeout             a wait ended without its condition; the state is unknown          6
 │   └── EtcdError               an etcd server or the connection to it answered with an error
+├── ConnectionLost              the SSH connection to a host ended in the middle of something           6
 ├── SnapshotError               a snapshot could not be saved, or is not sound                      1
 ├── PartlyChanged               an operation has begun, and not come to its end                   7
 └── HealFailed                  a fault could not be undone                                       7
@@ -34,9 +36,11 @@ __all__ = [
     "ClusterNotFound",
     "CommandMissing",
     "ConfirmationNeeded",
+    "ConnectionLost",
     "EtcdError",
     "EtcdopsError",
     "HealFailed",
+    "HostUnreachable",
     "ImageError",
     "Interrupted",
     "Locked",
@@ -64,6 +68,11 @@ class EtcdopsError(Exception):
     def __init__(self, message: str, *, remedy: str = "") -> None:
         super().__init__(message)
         self.remedy = remedy
+
+    @property
+    def in_full(self) -> str:
+        """What was tried and what to do now, as sentences for where both stand in one text."""
+        return f"{str(self).rstrip('.')}. {self.remedy}" if self.remedy else str(self)
 
 
 class SpecError(EtcdopsError):
@@ -108,6 +117,19 @@ class CommandMissing(Refused):
 
 class ImageError(Refused):
     """There is no container image that could be used, or one could not be built."""
+
+
+class HostUnreachable(Refused):
+    """A remote host cannot be reached by SSH, is not the one that is known, or does not let us in.
+
+    `host` is its name, `kind` one of "unreachable", "refused", "unknown-key", "changed-key", "authentication" and
+    "configuration".
+    """
+
+    def __init__(self, message: str, *, host: str = "", kind: str = "unreachable", remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.host = host
+        self.kind = kind
 
 
 class Aborted(Refused):
@@ -162,6 +184,12 @@ class EtcdError(ClusterError):
         self.text = text
         self.endpoint = endpoint
         self.definite = definite
+
+
+class ConnectionLost(EtcdopsError):
+    """The SSH connection to a host ended while something ran there; whether that came to its end is unknown."""
+
+    exit_code = 6
 
 
 class SnapshotError(EtcdopsError):

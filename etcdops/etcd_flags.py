@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from etcdops.state import ClusterRecord, MemberRecord
+from etcdops.versions import parse_version
 
 __all__ = ["etcd_flags", "restore_flags"]
+
+_ANY_ADDRESS = "peer-skip-client-san-verification=true"
 
 
 def etcd_flags(
@@ -49,6 +52,12 @@ def etcd_flags(
                 f"--{prefix}trusted-ca-file={ca}",
                 f"--{prefix}client-cert-auth=true",
             ]
+        if record.hosts:
+            # Of a peer that comes through a host's address translation, another address is seen than its own, which
+            # its certificate does not name; the cluster's own authority has signed it all the same.
+            flags.append(
+                f"--{'' if parse_version(record.etcd_version).series >= (3, 6) else 'experimental-'}{_ANY_ADDRESS}"
+            )
     return flags
 
 

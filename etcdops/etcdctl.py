@@ -1,7 +1,8 @@
 """`ctl`: hands the command over to a real etcdctl, with the cluster's endpoints and TLS files set.
 
 Nothing stands between the caller and etcdctl: this process *becomes* etcdctl, so arguments, stdin, stdout, stderr,
-signals and the exit code are its own. This module imports next to nothing, because it is on the way of every `ctl`.
+signals and the exit code are its own. Only where members are reached by forwards through SSH, it waits for etcdctl:
+those live as long as this process. This module imports next to nothing, because it is on the way of every `ctl`.
 """
 
 from __future__ import annotations
@@ -58,12 +59,13 @@ class NotUp(Refused):
 
 
 class CtlPlan:
-    """Which etcdctl to become, with which arguments and which environment."""
+    """Which etcdctl to become, with which arguments and which environment; or to wait for, if `waits`."""
 
-    def __init__(self, path: str, argv: list[str], env: dict[str, str]) -> None:
+    def __init__(self, path: str, argv: list[str], env: dict[str, str], *, waits: bool = False) -> None:
         self.path = path
         self.argv = argv
         self.env = env
+        self.waits = waits
 
 
 def remainder(argv: list[str]) -> list[str] | None:
@@ -108,25 +110,36 @@ def plan(cluster: str, arguments: list[str]) -> CtlPlan:
     elsewhere = _has_flag(arguments, "--endpoints")
     record = _read(cluster, required=not (local or elsewhere))
     endpoints: list[str] = record["endpoints"]
-    if not (local or elsewhere) and not any(listens(url) for url in endpoints):
-        if record["runtime"] == foreign.RUNTIME:
+    waits = False
+    if not (local or elsewhere):
+        up = _any_listens(record["reach"], endpoints)
+        if not up and record["reach"]:
+            forwarded = _forwarded(cluster)
+            waits = up = forwarded != endpoints
+            endpoints = forwarded
+        if not up and record["runtime"] == foreign.RUNTIME:
             raise Refused(
                 f"no member of {cluster} accepts connections from here, and etcdops did not start them",
                 remedy=f"Start them {foreign.WHERE_THEY_RUN}; if they moved, `cluster.attach` again.",
             )
-        raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
+        if not up:
+            raise NotUp(f"cluster {cluster} is not up: no member accepts connections", remedy=_up_command(cluster))
     env = environment(dict(os.environ), endpoints, record["tls"], arguments)
     try:
         path = _etcdctl(record["binary"], record["etcd_version"])
     except BinaryError:
-        if record["runtime"] != "compose" or record["tls"]:
+        if record["runtime"] != "compose":
             raise
         from etcdops.docker.ctl import docker_path, exec_argv
 
-        # There the gateway listens where etcdctl looks by itself; the endpoints are those of this machine.
-        env.pop("ETCDCTL_ENDPOINTS", None)
+        # There the gateway listens where etcdctl looks by itself, and TLS files are set; those here are this machine's.
+        for name, word in _VARIABLES.items():
+            env.pop(name, None)
+            if _has_flag(arguments, word):
+                # What is empty, etcdctl takes for not given.
+                env[name] = ""
         return CtlPlan(docker_path(), exec_argv(record["id"], record["engine"], arguments, env), env)
-    return CtlPlan(path, ["etcdctl", *arguments], env)
+    return CtlPlan(path, ["etcdctl", *arguments], env, waits=waits)
 
 
 def environment(
@@ -141,22 +154,52 @@ def environment(
     return env
 
 
-def become(ctl: CtlPlan) -> None:
-    """Become etcdctl. Does not return; raises BinaryError when it cannot be run."""
+def become(ctl: CtlPlan) -> int:
+    """Become etcdctl, and do not return; or wait for it, where the plan says so, and give its exit code.
+
+    Raises BinaryError when it cannot be run.
+    """
     import signal
 
     for stream in (sys.stdout, sys.stderr):
         if stream:
             stream.flush()
-    # Python ignores these two, and what is ignored stays so across exec.
-    for signum in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(signum, signal.SIG_DFL)
     try:
+        if ctl.waits:
+            return _wait(ctl)
+        # Python ignores these two, and what is ignored stays so across exec.
+        for signum in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(signum, signal.SIG_DFL)
         os.execve(ctl.path, ctl.argv, ctl.env)
     except OSError as error:
         raise BinaryError(
             f"cannot run {ctl.path}: {error.strerror or error}", remedy="`etcd.fetch` gets another one."
         ) from error
+
+
+def _wait(ctl: CtlPlan) -> int:
+    """Run etcdctl to its end, and end as it did."""
+    import signal
+    import subprocess
+
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(signum: int, frame: object) -> None:
+        for each in begun:
+            each.send_signal(signum)
+
+    # What a terminal sends, etcdctl gets as well, being of the same group.
+    handlers = {signal.SIGINT: lambda signum, frame: None, signal.SIGQUIT: lambda signum, frame: None}
+    for signum, handler in {**handlers, signal.SIGTERM: pass_on, signal.SIGHUP: pass_on}.items():
+        signal.signal(signum, handler)
+    child = subprocess.Popen(ctl.argv, executable=ctl.path, env=ctl.env)
+    begun.append(child)
+    code = child.wait()
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
 
 
 def _flags(arguments: list[str]) -> list[str]:
@@ -181,7 +224,7 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
 
     path = os.path.join(find_state_dir(), "clusters", cluster, "cluster.json")
     words = ("id", "runtime", "binary", "etcd_version")
-    empty: dict[str, object] = {"endpoints": [], "tls": None, "engine": "", **dict.fromkeys(words, "")}
+    empty: dict[str, object] = {"endpoints": [], "tls": None, "engine": "", "reach": [], **dict.fromkeys(words, "")}
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
@@ -195,6 +238,7 @@ def _read(cluster: str, *, required: bool) -> dict:  # type: ignore[type-arg]  #
             "tls": tls and {key: str(tls[key]) for key in ("ca", "client_cert", "client_key")},
             # Records that were written before members ran in containers have no engine.
             "engine": str(record.get("engine", "")),
+            "reach": [str(host.get("reach", "auto")) for host in record.get("hosts", ())],
             **{word: str(record[word]) for word in words},
         }
     except FileNotFoundError:
@@ -219,6 +263,37 @@ def listens(url: str) -> bool:
     except (OSError, ValueError, OverflowError):
         return False
     return True
+
+
+def _any_listens(reach: list[str], urls: list[str]) -> bool:
+    """Whether a member accepts connections. Where hosts are told to be reached by forwards, this does not matter."""
+    if not reach:
+        return any(listens(url) for url in urls)
+    if "forward" in reach:
+        return False
+    import queue
+    import threading
+
+    # A host that is off keeps nobody waiting for those that are not.
+    answers: queue.Queue[bool] = queue.Queue()
+    for url in urls:
+        threading.Thread(target=lambda at: answers.put(listens(at)), args=(url,), daemon=True).start()
+    return any(answers.get() for _ in urls)
+
+
+def _forwarded(cluster: str) -> list[str]:
+    """Give the URLs at which members are reached from here, by a forward through SSH where there is no other way."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from etcdops import reach
+    from etcdops.runtimes.remote import for_record
+    from etcdops.state import Store
+
+    record = Store.find().load(cluster)
+    for_record(record)
+    urls = [member.client_url for member in record.members]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        return list(pool.map(reach.through, urls))
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -101,7 +101,9 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
     members that differ converge. One look takes `timeout_s` seconds at the longest, however many members are silent.
     """
     states = runtime.states(record)
-    running = [member for member in record.members if states[member.name] in ("running", "isolated")]
+    # Where a host lets nobody look, what a member answers tells that it runs.
+    asked = ("running", "isolated") if is_foreign(record) else ("running", "isolated", "unknown")
+    running = [member for member in record.members if states[member.name] in asked]
     stopped = [name for name, state in states.items() if state == "stopped"]
     gone = runtime.lost_data(record, stopped) if stopped and record.bootstrapped else ()
     with ExitStack() as stack:
@@ -113,6 +115,12 @@ def collect(record: ClusterRecord, runtime: Runtime, *, timeout_s: float = ANSWE
         if gap_s:
             time.sleep(gap_s)
             again = wire.ask_all(connections, calls.status(), timeout_s=timeout_s)
+    for name in [name for name in answers if states[name] == "unknown"]:
+        if any(not isinstance(answer, EtcdError) for answer in answers[name]):
+            # Its host does not answer us, and it does.
+            states[name] = "running"
+        else:
+            del answers[name]
     if is_foreign(record):
         strangers = {name for name in answers if _is_another(record.member(name), answers[name][0])}
         for name in strangers:

@@ -39,11 +39,15 @@ CODES = {
     "unhealed-run": "error",
     "run-in-progress": "info",
     "amiss": "warning",
+    "hosts-cut": "warning",
+    "changed-elsewhere": "info",
     "auth": "warning",
     "even-size": "warning",
     "quota-high": "warning",
     "fragmented": "warning",
     "known-bad": "warning",
+    "certificate-expired": "error",
+    "certificate-expiring": "warning",
 }
 
 _RANKS = ("error", "warning", "info")

@@ -14,7 +14,7 @@ from etcdops.errors import SpecError
 from etcdops.runtimes.base import Runtime
 from etcdops.state import MemberRecord
 
-__all__ = ["LogLine", "follow", "matter", "merged", "parse_since", "read_log"]
+__all__ = ["LogLine", "follow", "matter", "merged", "parse_since", "parse_time", "read_log"]
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -38,7 +38,7 @@ def parse_since(text: str) -> datetime:
         if spans and "".join(number + unit for number, unit in spans) == text:
             ago = sum(float(number) * _SECONDS[unit] for number, unit in spans)
             return datetime.now(timezone.utc) - timedelta(seconds=ago)
-        instant = _parse_time(text)
+        instant = parse_time(text)
         return instant if instant.tzinfo else instant.astimezone()
     except (ValueError, OverflowError):
         raise SpecError(
@@ -101,7 +101,7 @@ class _Reader:
             try:
                 entry = json.loads(text)
                 level = str(entry.get("level", ""))
-                self._last = _parse_time(entry["ts"])
+                self._last = parse_time(entry["ts"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 pass
         elif text.startswith(("panic:", "fatal error:")):
@@ -109,8 +109,11 @@ class _Reader:
         return LogLine(self._last, self._member.name, level, text)
 
 
-def _parse_time(text: str) -> datetime:
-    """etcd writes 2026-01-31T12:00:00.123Z or, elsewhere than in UTC, …+0100, which Python 3.10 does not read."""
+def parse_time(text: str) -> datetime:
+    """Give the instant of a log line of etcd's; raises ValueError for what is none.
+
+    etcd writes 2026-01-31T12:00:00.123Z or, elsewhere than in UTC, …+0100, which Python 3.10 does not read.
+    """
     text = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", text.replace("Z", "+00:00"))
     head, dot, tail = text.partition(".")
     if dot:

@@ -228,6 +228,14 @@ class Model:
         if 0 < revision < self.compacted:
             raise refusal("mvcc: required revision has been compacted")
 
+    def holds(self, compare: Compare) -> bool:
+        """Tell whether a comparison holds now."""
+        matches = _SIGNS[compare.sign]
+        kvs = self.span(compare.key, compare.range_end)
+        if not kvs:
+            return compare.target != "value" and matches(0, compare.operand)
+        return all(matches(getattr(kv, compare.target), compare.operand) for kv in kvs)
+
     # -- storing
 
     def _store(self, kv: KeyValue) -> None:
@@ -282,7 +290,7 @@ class _Scratch:
         """
         if not isinstance(op, Txn):
             return []
-        succeeded = all(self._holds(compare) for compare in op.compares)
+        succeeded = all(self._model.holds(compare) for compare in op.compares)
         path = [succeeded]
         for inner in op.success if succeeded else op.failure:
             path += self.path(inner)
@@ -325,13 +333,6 @@ class _Scratch:
         # etcd gives a nested transaction a header with nothing in it.
         return TxnResult(0 if nested else self.revision, succeeded, results)
 
-    def _holds(self, compare: Compare) -> bool:
-        matches = _SIGNS[compare.sign]
-        kvs = self._model.span(compare.key, compare.range_end)
-        if not kvs:
-            return compare.target != "value" and matches(0, compare.operand)
-        return all(matches(getattr(kv, compare.target), compare.operand) for kv in kvs)
-
     def _get(self, key: bytes) -> KeyValue | None:
         return self._changed[key] if key in self._changed else self._model.get(key)
 
@@ -365,8 +366,9 @@ class _Scratch:
         old = self._get(key)
         assert old is not None
         tombstone = KeyValue(key, b"", 0, self._model.revision + 1, 0, 0)
+        before = self._model.get(key) if key in self._changed else old
         self._changed[key] = None
-        self.events.append(Event("delete", tombstone, self._model.get(key)))
+        self.events.append(Event("delete", tombstone, before))
         return old
 
     def _range(self, op: Range) -> RangeResult:

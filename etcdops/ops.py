@@ -16,6 +16,7 @@ __all__ = [
     "Compare",
     "Delete",
     "Grant",
+    "KeepAlive",
     "Op",
     "Put",
     "Range",
@@ -129,6 +130,12 @@ class Grant(NamedTuple):
 
 class Revoke(NamedTuple):
     """End `lease`, and delete the keys attached to it."""
+
+    lease: int
+
+
+class KeepAlive(NamedTuple):
+    """Renew `lease` once. etcd answers with a Lease, its `ttl_s` 0 if it had ended; the model has no answer."""
 
     lease: int
 

@@ -5,11 +5,24 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Collection
+from typing import Protocol
 
 from etcdops.errors import Refused, SpecError
-from etcdops.hosts import Host
 
-__all__ = ["free_ports", "refuse_taken"]
+__all__ = ["HasPorts", "candidates", "free_ports", "refuse_taken"]
+
+
+class HasPorts(Protocol):
+    """A host, as far as its ports go."""
+
+    name: str
+
+    def read(self, path: str, offset: int = 0) -> bytes:
+        """Give a file's content from `offset` on; b"" if there is none."""
+
+    def port_in_use(self, port: int) -> bool:
+        """Whether something listens on a port."""
+
 
 #: Ports that members get. The kernel gives outgoing connections theirs from a range of its own, by default from 32768
 #: on; ports outside of that stay a stopped member's own.
@@ -17,7 +30,7 @@ _PORTS = range(20000, 32000)
 _EPHEMERAL = "/proc/sys/net/ipv4/ip_local_port_range"
 
 
-def refuse_taken(host: Host, ports: Collection[int]) -> None:
+def refuse_taken(host: HasPorts, ports: Collection[int]) -> None:
     """Raise Refused if something listens on one of these loopback ports already."""
     for port in sorted(ports):
         if host.port_in_use(port):
@@ -27,18 +40,18 @@ def refuse_taken(host: Host, ports: Collection[int]) -> None:
             )
 
 
-def free_ports(host: Host, count: int, but: Collection[int]) -> list[int]:
+def free_ports(host: HasPorts, count: int, but: Collection[int]) -> list[int]:
     """Give `count` loopback ports on which nothing listens, none of them in `but`; raise Refused with fewer."""
     ports: list[int] = []
-    candidates = _candidates(host)
-    for port in random.sample(candidates, len(candidates)):
+    offered = candidates(host)
+    for port in random.sample(offered, len(offered)):
         if len(ports) == count:
             break
         if port not in but and not host.port_in_use(port):
             ports.append(port)
     if len(ports) < count:
         raise Refused(
-            f"fewer than {count} ports of {len(candidates)} that members may have are free on {host.name}",
+            f"fewer than {count} ports of {len(offered)} that members may have are free on {host.name}",
             remedy="Name ports with --port, or remove clusters that are not needed: see `cluster.list`.",
         )
     return ports
@@ -53,7 +66,7 @@ def _chosen() -> list[int]:
     return list(range(int(first), int(last) + 1)) if text else []
 
 
-def _candidates(host: Host) -> list[int]:
+def candidates(host: HasPorts) -> list[int]:
     """Give the ports that members may have: those chosen, or else outside the range of outgoing connections."""
     if chosen := _chosen():
         return chosen

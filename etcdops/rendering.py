@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["render"]
+__all__ = ["render", "render_html", "source"]
 
 
 def render(template: str, *, filters: Mapping[str, Callable[..., object]], **values: object) -> str:
@@ -13,13 +13,34 @@ def render(template: str, *, filters: Mapping[str, Callable[..., object]], **val
 
     Nothing is escaped but by `filters`: what is rendered is Markdown or YAML.
     """
+    return _render(template, filters, values, escape=False)
+
+
+def render_html(template: str, *, filters: Mapping[str, Callable[..., object]], **values: object) -> str:
+    """Give a page with these values filled in, every one of them escaped unless the template says otherwise.
+
+    Raises jinja2.UndefinedError for one that it lacks.
+    """
+    return _render(template, filters, values, escape=True)
+
+
+def source(name: str) -> str:
+    """Give the text of a file beside the templates as it is: a page's style, or its script."""
+    return (_directory() / name).read_text(encoding="utf-8")
+
+
+def _render(
+    template: str, filters: Mapping[str, Callable[..., object]], values: Mapping[str, object], *, escape: bool
+) -> str:
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_directory()),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,
+        autoescape=escape,
         keep_trailing_newline=True,
+        trim_blocks=escape,
+        lstrip_blocks=escape,
     )
     environment.filters.update(filters)
     return environment.get_template(template).render(**values)

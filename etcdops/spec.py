@@ -108,20 +108,23 @@ class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `ca` signed all the others. `client_cert` and `client_key` are what etcdops and `ctl` show to members. Each member
     has a pair of its own in its MemberSpec. For a cluster that somebody else runs, `client_cert` and `client_key` may
-    be "": not every etcd asks for them.
+    be "": not every etcd asks for them. `ca_key` is the authority's key where etcdops is the authority, which makes the
+    files itself then; "" where they are somebody else's.
     """
 
     ca: str
     client_cert: str
     client_key: str
+    ca_key: str = ""
 
 
 class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One member: its name, and what is pinned about it.
 
     `client_port` and `peer_port` 0 mean that a free port is chosen. `cert` and `key` are the PEM files that the
-    member shows to clients and to peers, for a cluster with Tls. A `foreign` member is run by somebody else: it has the
-    name that it has, and files of its own.
+    member shows to clients and to peers, for a cluster with Tls. A `foreign` member is run by somebody else: it has
+    the name that it has, and files of its own. `host` names the host that it is to run on, where there are several; ""
+    means that one is chosen.
     """
 
     name: str
@@ -130,6 +133,7 @@ class MemberSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cert: str = ""
     key: str = ""
     foreign: bool = False
+    host: str = ""
 
     def __post_init__(self) -> None:
         if not (self.foreign and is_foreign_name(self.name)):

@@ -26,6 +26,7 @@ import msgspec
 
 from etcdops.errors import ClusterNotFound, EtcdopsError, Locked, SpecError, StateError
 from etcdops.paths import find_state_dir
+from etcdops.remote.inventory import HostSpec
 from etcdops.spec import ClusterSpec, MemberSpec, is_valid_name, valid_name
 
 __all__ = [
@@ -66,6 +67,10 @@ class DataRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     place: str
     generation: int = 1
 
+    def on(self, host: str) -> str:
+        """Name the place, for a person, with the host that it is on, unless that is this machine ("local", or "")."""
+        return self.place if host in ("", "local") else f"{self.place} on {host}"
+
 
 class MemberRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One member as it was created: where it runs, where it is reached, and its runtime's reference to it.
@@ -101,6 +106,8 @@ class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Data that no member uses any more, and that is kept until somebody removes it by name.
 
     `why` is "removed", "replaced", "undone" or "restored"; `run` is the operation's run, `since` RFC 3339 in UTC.
+    `host` is where the data is. `ref` is the runtime's reference to what the member ran in, where that is there still
+    as its host did not answer; "" where nothing is.
     """
 
     member: str
@@ -108,6 +115,8 @@ class Retired(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     why: str
     run: str
     since: str
+    host: str = ""
+    ref: str = ""
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,6 +144,8 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     owner: str = ""
     #: Data of members that were removed, replaced or restored, oldest first.
     retired: tuple[Retired, ...] = ()
+    #: The hosts, for members that run on several.
+    hosts: tuple[HostSpec, ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(member.name for member in self.members)
@@ -174,13 +185,17 @@ class ClusterRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Unhealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A fault in force: who applied it (a process and its start time), in which run, to which member."""
+    """A fault in force: who applied it (a process and its start time), in which run, to which member.
+
+    `snapshot` is a file from which the members' data is being made anew, or can be when it is gone; "" if none is.
+    """
 
     run: str
     fault: str
     member: str
     owner: str
     since: str
+    snapshot: str = ""
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,10 +16,14 @@ from etcdops.findings import Finding, by_severity
 from etcdops.runtimes.base import Runtime
 from etcdops.state import ClusterRecord
 
+if TYPE_CHECKING:
+    from etcdops.tls.expiry import Certificate
+
 __all__ = [
     "ClusterStatus",
     "Finding",
     "MemberStatus",
+    "NextExpiry",
     "even_size",
     "leader_of",
     "observe",
@@ -50,11 +55,20 @@ class MemberStatus(msgspec.Struct, frozen=True):
     errors: tuple[str, ...] = ()
 
 
-class ClusterStatus(msgspec.Struct, frozen=True):
+class NextExpiry(msgspec.Struct, frozen=True):
+    """Which certificate ends first: a member's, the "operator"'s or the "authority"'s; when, and in how many days."""
+
+    whose: str
+    not_after: str
+    days_left: float
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """A cluster, as observed: what `status -o json` prints.
 
     `verdict` is "healthy" (every voter serves), "degraded" (a quorum serves), "no-quorum" or "down" (nothing runs).
-    `warnings` are the gate's findings, errors first.
+    `warnings` are the gate's findings, errors first. `certificate` is the one that ends first of those that are known
+    on this machine, and None without TLS; then the JSON has no such field.
     """
 
     schema: int
@@ -67,6 +81,7 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     quorum: int
     members: tuple[MemberStatus, ...]
     warnings: tuple[Finding, ...]
+    certificate: NextExpiry | None = None
 
     @property
     def exit_code(self) -> int:
@@ -81,6 +96,13 @@ class ClusterStatus(msgspec.Struct, frozen=True):
     def with_findings(self, more: Iterable[Finding]) -> ClusterStatus:
         """Give this status with more findings among its own, the gravest first."""
         return msgspec.structs.replace(self, warnings=by_severity([*self.warnings, *more]))
+
+    def with_certificate(self, soonest: Certificate | None) -> ClusterStatus:
+        """Give this status with the certificate that ends first."""
+        if soonest is None:
+            return self
+        ends = NextExpiry(soonest.whose, soonest.not_after, soonest.days_left)
+        return msgspec.structs.replace(self, certificate=ends)
 
     def member(self, name: str) -> MemberStatus:
         """Give the member called `name`; KeyError if there is none."""

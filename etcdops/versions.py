@@ -72,10 +72,21 @@ class KnownBad:
     data, "warn" otherwise.
     `operations` are those that it spoils when `condition` holds: "defrag", "compact", "member.add",
     "member.promote", "member.update", "member.remove", "snapshot.restore", "auth.enable", "force-new-cluster",
-    "upgrade.3.6", "upgrade.3.7".
+    "upgrade.3.6", "upgrade.3.7". `seen_as` are words in which a drill's checks tell of it.
     """
 
-    __slots__ = ("affected", "code", "condition", "effect", "fixed_in", "needs", "operations", "severity", "source")
+    __slots__ = (
+        "affected",
+        "code",
+        "condition",
+        "effect",
+        "fixed_in",
+        "needs",
+        "operations",
+        "seen_as",
+        "severity",
+        "source",
+    )
 
     def __init__(
         self,
@@ -89,6 +100,7 @@ class KnownBad:
         severity: str,
         operations: tuple[str, ...],
         needs: tuple[str, ...] = (),
+        seen_as: tuple[str, ...] = (),
     ) -> None:
         self.code = code
         self.affected = affected
@@ -99,6 +111,7 @@ class KnownBad:
         self.severity = severity
         self.operations = operations
         self.needs = needs
+        self.seen_as = seen_as
 
     def affects(self, version: Version | str) -> bool:
         """Say whether `version` lies in one of the affected ranges."""
@@ -127,6 +140,7 @@ class _Data:
                 severity=row["severity"],
                 operations=tuple(row["operations"]),
                 needs=tuple(row.get("needs", ())),
+                seen_as=tuple(row.get("seen_as", ())),
             )
             for row in document["known_bad"]
         )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from etcdops import reach
 from etcdops.errors import EtcdError, MemberFailed, WaitTimeout
 from etcdops.etcdctl import listens
 
@@ -20,6 +21,10 @@ __all__ = ["fail_if_dead", "wait_first_write", "wait_serving"]
 _ALARMS = ("database space exceeded", "corrupt cluster")
 
 _LEARNER = "rpc not supported for learner"
+
+#: How long a member has for a read by which it proves that it serves: more with each try, as one that is busy with what
+#: it has missed needs longer, and one that is not there yet is best asked often.
+_READ_S, _READ_MOST_S, _READ_MORE = 0.5, 5.0, 1.5
 
 #: How often a wait looks whether what it waits for is still alive.
 _LOOK_S = 0.05
@@ -47,11 +52,15 @@ def wait_first_write(cluster: Cluster, started: Sequence[str], timeout_s: float)
                     f"no write was acknowledged within {timeout_s:.0f} s; last: {last}",
                     remedy=f"Look at `logs --cluster {cluster.name}`.",
                 )
-            if not listens(url):
+            if not listens(reach.through(url)):
                 continue
             refused = ""
             try:
                 with wire.Connection(url, cluster.record.spec.tls) as connection:
+                    if not connection.status(timeout_s=1.0).leader:
+                        # It would drop the write without a word, and we would wait for our deadline.
+                        last = f"{url} knows no leader"
+                        continue
                     connection.put(key, b"up", timeout_s=1.0)
                     connection.delete_range(key, timeout_s=5.0)
             except EtcdError as error:
@@ -79,10 +88,11 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
     for name in names:
         url = cluster.record.member(name).client_url
         life = _Life(cluster, [name])
+        read_s = _READ_S
         with wire.Connection(url, cluster.record.spec.tls) as connection:
             while True:
                 try:
-                    connection.range(b"health", timeout_s=0.5)
+                    connection.range(b"health", timeout_s=read_s)
                     break
                 except EtcdError as error:
                     if refused_by_auth(error) or (_LEARNER in error.text and _serves_locally(connection)):
@@ -93,8 +103,11 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
                             f"member {name} serves no linearizable read after {timeout_s:.0f} s; last: {error}",
                             remedy=f"Look at `logs --member {name}`, and at `status`: it needs a quorum of voters.",
                         ) from error
+                    if error.code == "DEADLINE_EXCEEDED":
+                        read_s = min(_READ_MOST_S, read_s * _READ_MORE, max(deadline - time.monotonic(), _READ_S))
                 time.sleep(0.01)
-    fail_if_dead(cluster, names)
+    if names:
+        fail_if_dead(cluster, names)
 
 
 def _serves_locally(connection: Connection) -> bool:

@@ -180,7 +180,7 @@ class FakeCluster:
         now, there = time.monotonic(), self._voting()
         if self.leader is not None and not self.leader.there:
             self.leader = None
-        if len(there) < self.membership.quorum:
+        if len(there) < self.membership.quorum and not self.lies.ignores_quorum:
             self._election_due = None
             if self.leader is not None and self._step_down_due is None:
                 self._step_down_due = now + self._election_s
@@ -305,7 +305,9 @@ class FakeCluster:
         return answer
 
     def _is_lost(self, op: Op) -> bool:
-        every = self.lies.lose_every
+        every, key = self.lies.lose_every, self.lies.lose_key.encode()
+        if isinstance(op, Put) and key and op.key.endswith(key):
+            return True
         if not (every and isinstance(op, Put)):
             return False
         self._puts += 1

@@ -21,6 +21,8 @@ class Lies(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     #: Every n-th Put is acknowledged, with the revision that it would have had, and applied by no member. 0: none.
     lose_every: int = 0
+    #: Every Put of a key that ends so is lost in the same way.
+    lose_key: str = ""
     #: The first member that runs and does not lead says in its status that it leads too, in the same term.
     two_leaders: bool = False
     #: A member that was killed and is started again: "dead" logs why and is not there; "mute" runs, and serves nothing.
@@ -34,8 +36,12 @@ class Lies(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     diverges: str = ""
     #: Every n-th linearizable Range is answered as of one revision earlier, that revision included. 0: none.
     stale_every: int = 0
+    #: Every n-th event of a watch that is not over all keys is not delivered. 0: none.
+    drop_every: int = 0
     #: A member that is started again after a kill logs a panic, as etcd does when its data is older than what it has
     #: acknowledged, and serves all the same.
     panics: bool = False
+    #: The leader goes on without a quorum: it acknowledges writes and answers linearizable reads alone.
+    ignores_quorum: bool = False
     #: A learner stays as it was when it joined for as long as this is set, so that it cannot be promoted.
     learner_lags: bool = False

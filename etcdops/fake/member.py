@@ -59,6 +59,9 @@ class FakeMember:
         self._mute = False
         self._leaving = False
         self._server: Server | None = None
+        #: Whether nothing of it listens any more, which may be a moment after it has ended by itself.
+        self.silent = threading.Event()
+        self.silent.set()
 
     @property
     def there(self) -> bool:
@@ -169,12 +172,17 @@ class FakeMember:
 
     def _end(self, *, fault: bool = True, grace_s: float | None = None) -> None:
         with self.cluster.changed:
-            self.state = "stopped"
             server, self._server = self._server, None
+            if server is not None:
+                self.silent.clear()
+            self.state = "stopped"
             self.cluster.presence_changed(fault=fault)
-        if server is not None:
-            # Without the lock: calls that it breaks off need it to end.
-            server.stop(grace_s)
+        try:
+            if server is not None:
+                # Without the lock: calls that it breaks off need it to end.
+                server.stop(grace_s)
+        finally:
+            self.silent.set()
 
     def pause(self) -> None:
         """Freeze it: it accepts connections, and answers nothing."""

@@ -35,6 +35,10 @@ class _Watch(NamedTuple):
         key = event.kv.key
         return self.first <= key and (self.after is None or key < self.after) and event.kind not in self.without
 
+    @property
+    def is_partial(self) -> bool:
+        return self.first > b"\0" or self.after is not None or bool(self.without)
+
 
 class WatchStream:
     """Iterate over it for the messages of one call to Watch, which may hold many watches."""
@@ -48,6 +52,7 @@ class WatchStream:
         self._watches: dict[int, _Watch] = {}
         self._requests: deque[Any] = deque()
         self._next_id = 0
+        self._sent = 0
         stream.on_end(self._wake)
         threading.Thread(target=self._read, name="etcdops-fake-watch", daemon=True).start()
 
@@ -117,18 +122,26 @@ class WatchStream:
         messages: list[Any] = []
         for revision in range(watch.next_revision, model.revision + 1):
             try:
-                events = [self._event(event, watch) for event in model.events(revision) if watch.wants(event)]
+                wanted = [event for event in model.events(revision) if watch.wants(event)]
             except EtcdError:
                 del self._watches[watch_id]
                 cancelled = _proto.WatchResponse(
                     header=self._header(), watch_id=watch_id, canceled=True, compact_revision=model.compacted
                 )
                 return [*messages, cancelled]
+            events = [self._event(event, watch) for event in wanted if not self._is_dropped(watch)]
             if events:
                 header = self._header(revision)
                 messages.append(_proto.WatchResponse(header=header, watch_id=watch_id, events=events))
         self._watches[watch_id] = watch._replace(next_revision=max(watch.next_revision, model.revision + 1))
         return messages
+
+    def _is_dropped(self, watch: _Watch) -> bool:
+        every = self._member.cluster.lies.drop_every
+        if not (every and watch.is_partial):
+            return False
+        self._sent += 1
+        return self._sent % every == 0
 
     @staticmethod
     def _event(event: Event, watch: _Watch) -> Any:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from etcdops import wire
 from etcdops.errors import EtcdError, SpecError, WaitTimeout
 from etcdops.facts import Facts
+from etcdops.operations.gate import refuse_bad_versions
 from etcdops.operations.plan import Plan, Step, carry_out
-from etcdops.operations.upkeep import by_hand, heartbeat, look, pass_gate, patience_s, refuse_bad_versions, voter
+from etcdops.operations.upkeep import by_hand, heartbeat, look, pass_gate, patience_s, voter
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster

@@ -20,7 +20,7 @@ __all__ = ["Generation", "generations", "remove", "to_remove"]
 class Generation(msgspec.Struct, frozen=True):
     """One generation of a member's data: its name ("thor-g1"), where it is, and its state.
 
-    `state` is "in use", or why it is kept: "removed", "replaced", "restored", "rolled back" or "undone"; `run` is the
+    `host` is "local" for this machine. `state` is "in use", or why it is kept: "removed", "replaced", "restored", "rolled back" or "undone"; `run` is the
     operation that retired it, and `since` when.
     """
 
@@ -30,19 +30,26 @@ class Generation(msgspec.Struct, frozen=True):
     state: str
     run: str = ""
     since: str = ""
+    host: str = ""
 
 
 def generations(cluster: Cluster) -> tuple[Generation, ...]:
     """Give all generations of data that a cluster has, those in use first. Changes nothing."""
     record = cluster.record
     used = [
-        Generation(_name(m.name, m.data.generation), m.name, m.data.place, "in use")
+        Generation(_name(m.name, m.data.generation), m.name, m.data.place, "in use", host=m.host)
         for m in record.members
         if m.data.place
     ]
     kept = [
         Generation(
-            _name(each.member, each.data.generation), each.member, each.data.place, each.why, each.run, each.since
+            _name(each.member, each.data.generation),
+            each.member,
+            each.data.place,
+            each.why,
+            each.run,
+            each.since,
+            each.host,
         )
         for each in record.retired
     ]

@@ -15,6 +15,7 @@ import msgspec
 from etcdops import checks, quorum, wire
 from etcdops.errors import EtcdError, EtcdopsError, Refused, WaitTimeout
 from etcdops.facts import Facts
+from etcdops.operations.gate import refuse_bad_versions
 from etcdops.operations.leader import choose_leader, hand_over, step_to
 from etcdops.operations.plan import Plan, Step, carry_out
 from etcdops.operations.upkeep import (
@@ -24,7 +25,6 @@ from etcdops.operations.upkeep import (
     look,
     pass_gate,
     patience_s,
-    refuse_bad_versions,
     resumable,
     settle,
     spaces_of,

@@ -45,7 +45,7 @@ _SLOWEST = 5_000_000
 _SETTLE_S = 30.0
 
 #: Codes of findings that are no reason to wait.
-_EXPECTED = ("operation-unfinished", "alarm-")
+_EXPECTED = ("operation-unfinished", "unhealed-run", "alarm-")
 
 
 class Before(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,7 +139,7 @@ def exchanged(current: ClusterRecord, target: ClusterRecord, why: str, run: str)
     at = now()
     retired = (
         *(each for each in current.retired if each.data.place not in places),
-        *(Retired(m.name, m.data, why, run, at) for m in current.members if m.data.place not in places),
+        *(Retired(m.name, m.data, why, run, at, m.host) for m in current.members if m.data.place not in places),
     )
     return msgspec.structs.replace(
         current,
@@ -185,7 +185,8 @@ def settle(cluster: Cluster) -> None:
     """Wait until the gate finds nothing that is wrong; raises WaitTimeout when it still does in the end."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
-        # Our own operation has not come to its end yet; and an alarm is in the data, before and after.
+        # Our own operation has not come to its end yet, nor the healing that it may be part of; and an alarm is in the
+        # data, before and after.
         errors = [finding for finding in cluster.status().blockers if not finding.code.startswith(_EXPECTED)]
         if not errors:
             return
@@ -206,7 +207,8 @@ def by_hand_each(commands: list[str]) -> str:
 def stop_steps(cluster: Cluster, undo: str) -> list[Step]:
     """Give the step that stops all members that run; none if none does."""
     record, runtime = cluster.record, cluster.runtime
-    running = [member for member in record.members if runtime.states(record)[member.name] != "stopped"]
+    states = runtime.states(record)
+    running = [member for member in record.members if states[member.name] != "stopped"]
     if not running:
         return []
     commands = by_hand_each([runtime.by_hand("stop", record, member) for member in running])

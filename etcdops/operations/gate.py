@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from etcdops import checks, quorum
+from etcdops import checks, quorum, versions
 from etcdops.errors import Refused, WaitTimeout
 from etcdops.facts import Facts, collect
 from etcdops.findings import Finding
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.status import ClusterStatus
 
-__all__ = ["DOWN", "PATIENCE_S", "look", "refuse_unhealthy", "settled", "without_data"]
+__all__ = ["DOWN", "PATIENCE_S", "look", "refuse_bad_versions", "refuse_unhealthy", "settled", "without_data"]
 
 #: The findings that say of a member that it is not up.
 DOWN = frozenset(
@@ -80,6 +80,17 @@ def refuse_unhealthy(
         remedy=" ".join(dict.fromkeys([*(finding.remedy for finding in found if finding.remedy), *more]))
         + " Nothing was changed.",
     )
+
+
+def refuse_bad_versions(facts: Facts, operation: str, *, allow: bool, ruled_out: Collection[str] = ()) -> None:
+    """Raise Refused if a member's version spoils `operation`, unless that is allowed.
+
+    `ruled_out` are conditions (see `versions.KnownBad.needs`) that the plan itself keeps from being met.
+    """
+    told = {member.status.version for member in facts.members if member.status}
+    for version in sorted(told or ({facts.etcd_version} - {""})):
+        excluded = quorum.excluded(facts) | frozenset(ruled_out)
+        versions.refuse_known_bad(version, operation, allow=allow, excluded=excluded)
 
 
 def without_data(names: Sequence[str]) -> Refused:

@@ -23,7 +23,9 @@ from etcdops.hints import remedy_for
 from etcdops.operations.gate import DOWN, settled
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import now
+from etcdops.runtimes.base import NO_ANSWER
 from etcdops.state import Retired
+from etcdops.tls.layout import is_own
 from etcdops.waiting import fail_if_dead
 
 if TYPE_CHECKING:
@@ -165,11 +167,15 @@ class Reconfiguration:
         if not joins.recorded_in(cluster.record):
             record = cluster.record
             if step.member in record.spec.names:
-                cluster.runtime.forget(record, step.member)
-                retired = Retired(step.member, record.member(step.member).data, "replaced", self._run, now())
+                retired = self._retired(step.member, "replaced")
                 record = msgspec.structs.replace(record, retired=(*record.retired, retired))
             # What is created from now on joins what exists.
             cluster.save(msgspec.structs.replace(joins.added_to(record), bootstrapped=True))
+        if is_own(cluster.record.spec) and cluster.member(step.member).state() == "stopped":
+            from etcdops.tls import leaves
+
+            # Of its own, also for a member that takes another's place: that one's key may be lost with its disk.
+            leaves.issue(cluster.record, [step.member])
         if cluster.member(step.member).state() == "stopped":
             # Whatever it did before, it has nothing to lose yet.
             cluster.save(
@@ -252,12 +258,34 @@ class Reconfiguration:
         # A member that hears of its removal ends by itself.
         while member.state() == "running" and time.monotonic() < deadline:
             time.sleep(0.05)
-        if member.state() != "stopped":
+        if member.state() not in ("stopped", "unknown"):
             member.stop()
         undone = self._joins is not None and self._joins.recorded_in(cluster.record)
         why = "undone" if undone else "removed"
-        cluster.runtime.forget(cluster.record, name)
-        cluster.save(cluster.record.left(name, Retired(name, member.record.data, why, self._run, now())))
+        before = cluster.record
+        cluster.save(before.left(name, self._retired(name, why)))
+        if is_own(before.spec):
+            from etcdops.tls import leaves
+
+            leaves.forget(before, name)
+
+    def _retired(self, name: str, why: str) -> Retired:
+        """Remove what a member that has left ran in, and give its data, which is kept, for the record.
+
+        Where its host does not answer, that stays, and is on record for whoever heals or purges.
+        """
+        record = self._cluster.record
+        member = record.member(name)
+        left = ""
+        try:
+            self._cluster.runtime.forget(record, name)
+        except NO_ANSWER as error:
+            left = member.ref
+            self._progress(
+                f"what {name} ran in and its data are left on {member.host}, which does not answer ({error}); `heal`"
+                " removes its container once that is back, and `data.remove` its data"
+            )
+        return Retired(name, member.data, why, self._run, now(), member.host, left)
 
     # -- proof
 
@@ -265,7 +293,7 @@ class Reconfiguration:
         from etcdops.operations.equality import hashes_agree
 
         cluster = self._cluster
-        names = [name for name in cluster.record.spec.names if cluster.member(name).state() == "running"]
+        names = [name for name, state in cluster.runtime.states(cluster.record).items() if state == "running"]
         cluster.wait_serving(names)
         urls = {member.peer_url: member.name for member in cluster.record.members}
         listed = {

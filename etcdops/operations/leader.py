@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from etcdops.answers import hex_id
 from etcdops.errors import EtcdopsError, NoLeader, QuorumLost, Refused, WaitTimeout
 from etcdops.facts import Facts, collect
 from etcdops.foreign import bring_back
-from etcdops.operations.plan import Plan, Step, carry_out
+from etcdops.operations.plan import Plan, Step, by_etcdctl, carry_out
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -94,14 +93,11 @@ def step_to(record: ClusterRecord, facts: Facts, to: str) -> Step:
     """Give the step that hands leadership over to `to`."""
     leader = _leader(facts)
     ids = {member.name: member.status.member_id for member in facts.members if member.status}
-    argv = ["etcdctl", f"--endpoints={record.member(leader).client_url}"]
-    if tls := record.spec.tls:
-        argv += [f"--cacert={tls.ca}", f"--cert={tls.client_cert}", f"--key={tls.client_key}"]
     return Step(
         "move-leader",
         to,
         f"hand leadership over from {leader} to {to}",
-        shlex.join([*argv, "move-leader", hex_id(ids[to])]),
+        by_etcdctl(record, record.member(leader).client_url, "move-leader", hex_id(ids[to])),
         f"member.move-leader --to {leader}",
     )
 

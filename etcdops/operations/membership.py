@@ -7,7 +7,6 @@ when it has what the others have (https://etcd.io/docs/v3.5/learning/design-lear
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,8 +16,9 @@ from etcdops.errors import Refused, SpecError
 from etcdops.facts import Facts
 from etcdops.foreign import bring_back
 from etcdops.operations.leader import choose_leader, step_to
-from etcdops.operations.plan import Plan, Step
+from etcdops.operations.plan import Plan, Step, by_etcdctl
 from etcdops.spec import MEMBER_NAMES, MemberSpec
+from etcdops.tls.layout import is_own, with_own_leaf
 
 if TYPE_CHECKING:
     from etcdops.runtimes.base import Runtime
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Joining",
-    "by_etcdctl",
     "find_listed",
     "new_member",
     "plan_add",
@@ -59,7 +58,7 @@ def new_member(record: ClusterRecord, name: str = "", *, cert: str = "", key: st
     """Give the member that is to be added: called `name`, or by the first of the usual names that is free.
 
     Raises SpecError for a name that is taken or no name, for more than seven members, and where a cluster with TLS has
-    no certificate and key for it.
+    no certificate and key for it; one whose certificates etcdops makes needs none, and takes none.
     """
     if len(record.members) >= len(MEMBER_NAMES):
         raise SpecError(
@@ -73,6 +72,13 @@ def new_member(record: ClusterRecord, name: str = "", *, cert: str = "", key: st
         )
     free = [each for each in MEMBER_NAMES if each not in record.spec.names]
     spec = MemberSpec(name or free[0], cert=cert, key=key)
+    if record.spec.tls and is_own(record.spec):
+        if cert or key:
+            raise SpecError(
+                f"the certificates of {record.spec.name} are made by etcdops: another authority's is of no use",
+                remedy="Leave out --cert and --key.",
+            )
+        return with_own_leaf(spec, record.spec.tls)
     if record.spec.tls and not (cert and key):
         raise SpecError(
             f"{record.spec.name} has TLS, and {spec.name} has no certificate",
@@ -114,14 +120,17 @@ def plan_replace(record: ClusterRecord, runtime: Runtime, facts: Facts, joins: J
     consequence = ""
     if any(info.id == joins.old_id for info in listed):
         _refuse_quorum(facts, name)
-        if _state(facts, name) != "stopped":
-            # Whatever hangs must not come back beside the one in its place.
+        if _state(facts, name) not in ("stopped", "unknown"):
+            # Whatever hangs must not come back beside the one in its place. Where its host does not answer nobody can
+            # see to that, but etcd does: its peers take nothing from one that was removed.
             steps.append(Step("fence", name, f"kill {name}: it is replaced", runtime.by_hand("kill", record, old)))
         steps.append(_remove(record, facts, name, joins.old_id))
         consequence = (
             f"the member {name} ({hex_id(joins.old_id)}) is removed for ever; its data is kept at"
-            f" {old.data.place}, and can never join again"
+            f" {old.data.on(old.host)}, and can never join again"
         )
+        if _state(facts, name) == "unknown":
+            consequence += f"; whatever is on {old.host} stays there, as it does not answer"
     steps += _join(record, runtime, facts, joins)
     return Plan(
         "member.replace",
@@ -152,7 +161,9 @@ def plan_remove(record: ClusterRecord, runtime: Runtime, facts: Facts, leaves: M
         if quorum.leader_of_facts(facts)[0] == name:
             steps.append(step_to(record, facts, choose_leader(facts, but=name)))
         steps.append(_remove(record, facts, name, old_id))
-        consequence = f"{name} is removed for ever; its data is kept at {leaves.data.place}, and can never join again"
+        consequence = (
+            f"{name} is removed for ever; its data is kept at {leaves.data.on(leaves.host)}, and can never join again"
+        )
         if name in quorum.voters(facts):
             notes = _even(facts, -1)
             if len(quorum.voters(facts)) == 2:
@@ -214,14 +225,6 @@ def plan_undo(record: ClusterRecord, runtime: Runtime, facts: Facts, joins: Join
     return Plan("member.undo", record.spec.name, name, (*steps, _prove(record, facts, name)), notes=notes)
 
 
-def by_etcdctl(record: ClusterRecord, endpoint: str, *args: str) -> str:
-    """Give the plain etcdctl command that a person would type, through one endpoint."""
-    argv = ["etcdctl", f"--endpoints={endpoint}"]
-    if tls := record.spec.tls:
-        argv += [f"--cacert={tls.ca}", f"--cert={tls.client_cert}", f"--key={tls.client_key}"]
-    return shlex.join([*argv, *args])
-
-
 def _join(record: ClusterRecord, runtime: Runtime, facts: Facts, joins: Joining) -> list[Step]:
     name, back = joins.spec.name, "member.undo"
     info = find_listed(facts, joins.member, but=joins.old_id)
@@ -242,7 +245,8 @@ def _join(record: ClusterRecord, runtime: Runtime, facts: Facts, joins: Joining)
         )
     if not joins.recorded_in(record) or _state(facts, name) != "running":
         by_hand = runtime.by_hand("start", joins.added_to(record), joins.member)
-        steps.append(Step("start", name, f"start {name} without data: it gets all from the leader", by_hand, back))
+        where = f"{name} on {joins.member.host}" if record.hosts else name
+        steps.append(Step("start", name, f"start {where} without data: it gets all from the leader", by_hand, back))
     if info is None or info.is_learner:
         steps += _promotion(record, facts, name, info.id if info else 0)
     return steps
@@ -273,7 +277,7 @@ def _retire(record: ClusterRecord, runtime: Runtime, member: MemberRecord) -> St
     return Step(
         "retire",
         member.name,
-        f"see that {member.name} has ended, and forget it; its data is kept at {member.data.place}",
+        f"see that {member.name} has ended, and forget it; its data is kept at {member.data.on(member.host)}",
         runtime.by_hand("stop", record, member),
     )
 

@@ -50,6 +50,22 @@ class Operations:
 
         return move_leader(self._cluster, to, progress=progress)
 
+    def renew_certificates(
+        self,
+        names: Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+        confirm: Confirm = _agreed,
+        progress: Progress = _silent,
+    ) -> Plan:
+        """Make new certificates and keys for members, or for all and the operator, and give the plan that did it.
+
+        No member is started anew. Raises as `etcdops.tls.renewing.renew` does.
+        """
+        from etcdops.tls.renewing import renew
+
+        return renew(self._cluster, names, dry_run=dry_run, confirm=confirm, progress=progress)
+
     def restore(self, path: str | os.PathLike[str], *, bump: bool = True, progress: Progress = _silent) -> Restored:
         """Give every member the data of a snapshot, and say what was proved; see `etcdops.snapshots.restoring`.
 
@@ -79,6 +95,7 @@ class Operations:
         self,
         name: str = "",
         *,
+        host: str = "",
         cert: str = "",
         key: str = "",
         allow_known_bad: bool = False,
@@ -88,13 +105,15 @@ class Operations:
     ) -> Plan:
         """Add a member, by a learner that is promoted when it has all data, and give the plan that did it.
 
-        `name` "" means the first usual name that is free. Raises as `etcdops.operations.reconfigure.add` does.
+        `name` "" means the first usual name that is free, `host` "" the one with the fewest members where there are
+        several. Raises as `etcdops.operations.reconfigure.add` does.
         """
         from etcdops.operations import reconfigure
 
         return reconfigure.add(
             self._cluster,
             name,
+            host=host,
             cert=cert,
             key=key,
             allow_known_bad=allow_known_bad,
@@ -131,6 +150,7 @@ class Operations:
         self,
         name: str,
         *,
+        host: str = "",
         allow_known_bad: bool = False,
         dry_run: bool = False,
         confirm: Confirm = _agreed,
@@ -145,6 +165,7 @@ class Operations:
         return reconfigure.replace(
             self._cluster,
             name,
+            host=host,
             allow_known_bad=allow_known_bad,
             dry_run=dry_run,
             confirm=confirm,

@@ -20,8 +20,9 @@ from etcdops.answers import hex_id
 from etcdops.errors import EtcdError, EtcdopsError
 from etcdops.operations import compact, defrag
 from etcdops.operations.fullness import ANSWER_S, CORRUPT_TEXT, Fullness, hazard, is_blocked, live_at, plan_heal
+from etcdops.operations.gate import refuse_bad_versions
 from etcdops.operations.plan import Plan, Step, carry_out
-from etcdops.operations.upkeep import glance, look, pass_gate, refuse_bad_versions, resumable, settle, spaces_of, voter
+from etcdops.operations.upkeep import glance, look, pass_gate, resumable, settle, spaces_of, voter
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster

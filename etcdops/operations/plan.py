@@ -8,6 +8,7 @@ before it is begun and again when it is done.
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import datetime
@@ -23,8 +24,9 @@ from etcdops.state import replace_file
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
+    from etcdops.state import ClusterRecord
 
-__all__ = ["Plan", "Step", "carry_out", "new_run", "plan_text"]
+__all__ = ["Plan", "Step", "by_etcdctl", "carry_out", "new_run", "plan_text"]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -55,6 +57,14 @@ class Plan(msgspec.Struct, frozen=True):
     already: str = ""
     consequence: str = ""
     notes: tuple[str, ...] = ()
+
+
+def by_etcdctl(record: ClusterRecord, endpoint: str, *args: str) -> str:
+    """Give the plain etcdctl command that a person would type, through one endpoint."""
+    argv = ["etcdctl", f"--endpoints={endpoint}"]
+    if tls := record.spec.tls:
+        argv += [f"--cacert={tls.ca}", f"--cert={tls.client_cert}", f"--key={tls.client_key}"]
+    return shlex.join([*argv, *args])
 
 
 def plan_text(plan: Plan) -> str:

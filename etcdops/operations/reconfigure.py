@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from etcdops import quorum, versions
+from etcdops import quorum
 from etcdops.errors import EtcdopsError, Refused, SpecError
-from etcdops.facts import GAP_S, Facts
+from etcdops.facts import GAP_S
 from etcdops.foreign import WHERE_IT_RUNS, refuse_foreign
 from etcdops.operations import membership, pending
-from etcdops.operations.gate import DOWN, look, refuse_unhealthy
+from etcdops.operations.gate import DOWN, look, refuse_bad_versions, refuse_unhealthy
 from etcdops.operations.joining import Reconfiguration
 from etcdops.operations.membership import Joining
 from etcdops.operations.pending import Pending
 from etcdops.operations.plan import Plan, carry_out
 from etcdops.placement import place, with_pem_files
+from etcdops.runtimes.base import CanSpread
+from etcdops.tls.layout import is_own
 
 if TYPE_CHECKING:
     from etcdops.cluster import Cluster
@@ -58,6 +60,7 @@ def add(
     cluster: Cluster,
     name: str = "",
     *,
+    host: str = "",
     cert: str = "",
     key: str = "",
     allow_known_bad: bool = False,
@@ -68,9 +71,10 @@ def add(
     """Add a member, as a learner that is promoted when it has all data, and give the plan that did it.
 
     `name` "" means the first usual name that is free, or the one that an interrupted add is about. `cert` and `key` are
-    its PEM files, for a cluster with TLS. With `dry_run` the plan is only given. Raises SpecError and Refused before
-    anything is changed (a voter is down, the gate finds an error, the version is known to break it); PartlyChanged
-    when a step fails, and then the same call goes on, and `undo` takes it back.
+    its PEM files, for a cluster whose certificates are somebody else's. `host` is where it is to run, for a cluster
+    over several; the one with the fewest members without it. With `dry_run` the plan is only given. Raises SpecError
+    and Refused before anything is changed (a voter is down, the gate finds an error, the host is not fit, the version
+    is known to break it); PartlyChanged when a step fails, and then the same call goes on, and `undo` takes it back.
     """
     refuse_foreign(cluster.record, f"member.add {name}".rstrip(), remedy=_JOIN_THERE)
     with cluster.locked(f"member.add {name or ''}".rstrip(), progress=progress):
@@ -78,12 +82,13 @@ def add(
         begun = pending.refuse_unfinished(cluster, "member.add", name)
         facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
-            joins = _of(begun)
+            joins = _at(begun, host)
         else:
-            spec = with_pem_files(membership.new_member(cluster.record, name, cert=cert, key=key))
-            _refuse_version(cluster, facts, "member.add", allow_known_bad)
+            spec = membership.new_member(cluster.record, name, cert=cert, key=key)
+            spec = spec if is_own(cluster.record.spec) else with_pem_files(spec)
+            refuse_bad_versions(facts, "member.add", allow=allow_known_bad)
             refuse_unhealthy(facts, f"adding {spec.name}", remedies=dict.fromkeys(DOWN, _REPLACE))
-            joins = Joining(spec, _placed(cluster, spec))
+            joins = Joining(spec, _placed(cluster, spec, _host_for(cluster, host)))
         plan = membership.plan_add(cluster.record, cluster.runtime, facts, joins)
         if not dry_run:
             confirm(plan)
@@ -96,6 +101,7 @@ def replace(
     cluster: Cluster,
     name: str,
     *,
+    host: str = "",
     allow_known_bad: bool = False,
     dry_run: bool = False,
     confirm: Confirm = _yes,
@@ -103,8 +109,10 @@ def replace(
 ) -> Plan:
     """Put a new member with no data in the place of a lost one, of the same name, and give the plan that did it.
 
-    The lost one is removed first, whether or not it can be reached; its data is kept. Raises Refused, before anything
-    is changed, for a member that serves, where the quorum would be lost, or the gate finds another error; PartlyChanged
+    The lost one is removed first, whether or not it can be reached; its data is kept. The new one runs on `host`, for a
+    cluster over several; without it where the lost one was, or, if that host does not answer, on one that has no member
+    yet. What is left on a host that does not answer is on record. Raises Refused, before anything is changed, for a
+    member that serves, where no host is fit, the quorum would be lost, or the gate finds another error; PartlyChanged
     when a step fails: the same call goes on then, and `undo` ends it without the member.
     """
     refuse_foreign(cluster.record, f"member.replace {name}".rstrip(), target=name, remedy=_JOIN_THERE)
@@ -114,9 +122,9 @@ def replace(
         begun = pending.refuse_unfinished(cluster, "member.replace", name)
         facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         if begun:
-            joins = _of(begun)
+            joins = _at(begun, host)
         else:
-            _refuse_version(cluster, facts, "member.add", allow_known_bad)
+            refuse_bad_versions(facts, "member.add", allow=allow_known_bad)
             if name in quorum.up(facts):
                 raise Refused(
                     f"{name} serves, so it is not lost: replacing is for members that are",
@@ -125,9 +133,8 @@ def replace(
             # Others that are down need not be well, as long as there is a quorum without them.
             refuse_unhealthy(facts, f"replacing {name}", about=name, ignoring={*DOWN, "member-removed"})
             listed = membership.find_listed(facts, old)
-            joins = Joining(
-                cluster.record.spec.member(name), _replacement(cluster, old), old_id=listed.id if listed else 0
-            )
+            placed = _replacement(cluster, old, _host_for(cluster, host, old))
+            joins = Joining(cluster.record.spec.member(name), placed, old_id=listed.id if listed else 0)
         plan = membership.plan_replace(cluster.record, cluster.runtime, facts, joins)
         if not dry_run:
             confirm(plan)
@@ -164,7 +171,7 @@ def remove(
         facts = look(cluster, gap_s=0.0 if begun else GAP_S)
         old_id = begun.old_id if begun else 0
         if not begun:
-            _refuse_version(cluster, facts, "member.remove", allow_known_bad)
+            refuse_bad_versions(facts, "member.remove", allow=allow_known_bad)
             refuse_unhealthy(facts, f"removing {name}", about=name, ignoring={*DOWN, "learner-pending"})
             listed = membership.find_listed(facts, leaves)
             old_id = listed.id if listed else 0
@@ -197,7 +204,7 @@ def promote(
         if begun and begun.target != name:
             pending.refuse_unfinished(cluster)
         facts = look(cluster)
-        _refuse_version(cluster, facts, "member.promote", allow_known_bad)
+        refuse_bad_versions(facts, "member.promote", allow=allow_known_bad)
         refuse_unhealthy(facts, f"promoting {name}", about=name)
         plan = membership.plan_promote(cluster.record, facts, name)
         if plan.steps and not dry_run:
@@ -236,26 +243,44 @@ def undo(cluster: Cluster, *, dry_run: bool = False, confirm: Confirm = _yes, pr
         return plan
 
 
-def _refuse_version(cluster: Cluster, facts: Facts, operation: str, allow: bool) -> None:
-    if cluster.record.etcd_version:
-        versions.refuse_known_bad(cluster.record.etcd_version, operation, allow=allow, excluded=quorum.excluded(facts))
+def _host_for(cluster: Cluster, wished: str, old: MemberRecord | None = None) -> str:
+    """Give the host for a new member, or for one that takes the place of `old`; "" where there are not several."""
+    if isinstance(cluster.runtime, CanSpread):
+        return cluster.runtime.host_for(cluster.record, wished, instead_of=old)
+    if wished:
+        raise SpecError(
+            f"the members of {cluster.name} run on this machine, so none can be on {wished}",
+            remedy="Leave out --host: it is for clusters that were created with --hosts.",
+        )
+    return ""
 
 
-def _placed(cluster: Cluster, spec: MemberSpec) -> MemberRecord:
+def _placed(cluster: Cluster, spec: MemberSpec, host: str) -> MemberRecord:
     """Choose ports and a place for the data of a new member; nothing is made yet."""
     record = cluster.record
-    alone = msgspec.structs.replace(record.spec, members=(spec,))
+    alone = msgspec.structs.replace(record.spec, members=(msgspec.structs.replace(spec, host=host),))
     [placed] = place(cluster.runtime, alone, record.id, cluster.store, generation=record.next_generation(spec.name))
     return placed
 
 
-def _replacement(cluster: Cluster, old: MemberRecord) -> MemberRecord:
-    """Choose a place for the data of the member that takes another's place, at the same URLs if they are free."""
+def _replacement(cluster: Cluster, old: MemberRecord, host: str) -> MemberRecord:
+    """Choose a place for the data of the member that takes another's place, at the same URLs if it stays there."""
     record = cluster.record
-    there = cluster.runtime.states(record)[old.name] != "stopped"
-    if not there and cluster.runtime.occupied_ports(record, [old.name]):
-        old = _placed(cluster, record.spec.member(old.name))
+    if host not in ("", old.host):
+        old = _placed(cluster, record.spec.member(old.name), host)
+    else:
+        there = cluster.runtime.states(record)[old.name] != "stopped"
+        if not there and cluster.runtime.occupied_ports(record, [old.name]):
+            old = _placed(cluster, record.spec.member(old.name), host)
     return msgspec.structs.replace(old, data=cluster.runtime.next_data(record, old.name), ref="", wanted="stopped")
+
+
+def _at(begun: Pending, host: str) -> Joining:
+    """Give the member that an unfinished operation is about; Refused where another host is wished than it has."""
+    joins = _of(begun)
+    if host and host != joins.member.host:
+        raise Refused(f"`{begun}` has begun with {joins.member.host}, not {host}", remedy=f"{begun.ways}.")
+    return joins
 
 
 def _of(begun: Pending) -> Joining:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from etcdops import checks, quorum, versions
+from etcdops import checks, quorum, reach, versions
 from etcdops.errors import EtcdopsError, PartlyChanged, Refused, WaitTimeout
 from etcdops.facts import GAP_S, Facts, collect
 from etcdops.findings import Finding
 from etcdops.operations import gate
 from etcdops.operations.pending import refuse_unfinished
+from etcdops.operations.plan import by_etcdctl
 from etcdops.space import Space, measure
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ __all__ = [
     "look",
     "pass_gate",
     "patience_s",
-    "refuse_bad_versions",
     "resumable",
     "settle",
     "spaces_of",
@@ -61,10 +60,11 @@ def glance(cluster: Cluster) -> tuple[ClusterRecord, Facts]:
 def errors_in(cluster: Cluster, facts: Facts, *, ignoring: Collection[str] = ()) -> tuple[Finding, ...]:
     """Give the gate's errors, but for those with a code in `ignoring`."""
     found = [*checks.findings(facts)]
-    fault = cluster.store.unhealed(cluster.name)
-    if fault is not None:
-        from etcdops.faults.heal import dead, describe
+    from etcdops.faults.heal import dead, describe, is_ours
 
+    fault = cluster.store.unhealed(cluster.name)
+    # A drill may do it in the midst of its run.
+    if fault is not None and not is_ours(fault):
         remedy = "`heal` undoes it." if dead(fault) else "Wait until it has ended."
         found.append(Finding("unhealed-run", describe(fault), "error", remedy=remedy))
     return tuple(finding for finding in found if finding.severity == "error" and finding.code not in ignoring)
@@ -85,17 +85,6 @@ def pass_gate(cluster: Cluster, facts: Facts, doing: str, *, ignoring: Collectio
             f"{doing} is not begun while something is wrong: {'; '.join(finding.message for finding in found)}",
             remedy=" ".join([*remedies, "Nothing was changed; `status --gate` shows when it can be."]),
         )
-
-
-def refuse_bad_versions(facts: Facts, operation: str, *, allow: bool, ruled_out: Collection[str] = ()) -> None:
-    """Raise Refused if a member's version spoils `operation`, unless that is allowed.
-
-    `ruled_out` are conditions (see `versions.KnownBad.needs`) that the plan itself keeps from being met.
-    """
-    told = {member.status.version for member in facts.members if member.status}
-    for version in sorted(told or ({facts.etcd_version} - {""})):
-        excluded = quorum.excluded(facts) | frozenset(ruled_out)
-        versions.refuse_known_bad(version, operation, allow=allow, excluded=excluded)
 
 
 def spaces_of(cluster: Cluster, record: ClusterRecord, facts: Facts) -> tuple[Space, ...]:
@@ -138,7 +127,7 @@ def _metrics(record: ClusterRecord, url: str) -> str:
             context = ssl.create_default_context(cafile=tls.ca)
             context.load_cert_chain(tls.client_cert, tls.client_key)
             handlers.append(urllib.request.HTTPSHandler(context=context))
-        with urllib.request.build_opener(*handlers).open(f"{url}/metrics", timeout=2.0) as answer:
+        with urllib.request.build_opener(*handlers).open(f"{reach.through(url)}/metrics", timeout=2.0) as answer:
             text: str = answer.read(2**23).decode(errors="replace")
             return text
     except (OSError, ValueError, http.client.HTTPException):
@@ -184,10 +173,7 @@ def voter(facts: Facts) -> str:
 
 def by_hand(record: ClusterRecord, name: str, *words: str) -> str:
     """Give the plain etcdctl command that does something through one member."""
-    argv = ["etcdctl", f"--endpoints={record.member(name).client_url}"]
-    if tls := record.spec.tls:
-        argv += [f"--cacert={tls.ca}", f"--cert={tls.client_cert}", f"--key={tls.client_key}"]
-    return shlex.join([*argv, *words])
+    return by_etcdctl(record, record.member(name).client_url, *words)
 
 
 def patience_s(size: int) -> float:

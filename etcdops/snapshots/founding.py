@@ -32,6 +32,7 @@ def found(
     path: str | os.PathLike[str],
     *,
     runtime: Runtime | str = "process",
+    tls: bool = False,
     store: Store | None = None,
     offline: bool = False,
     bump: bool = True,
@@ -40,12 +41,14 @@ def found(
 ) -> tuple[Cluster, Restored]:
     """Create a cluster as `spec` says, with the data of a snapshot, and give it, running and proved.
 
-    The same call goes on with one that was interrupted. Raises Refused where there is a cluster of that name, and what
-    `Cluster.create` and `restore_snapshot` raise; nothing of the cluster is left then.
+    `tls` is what it is for `Cluster.create`. The same call goes on with one that was interrupted. Raises Refused where
+    there is a cluster of that name, and what `Cluster.create` and `restore_snapshot` raise; nothing of the cluster is
+    left then.
     """
     store = store or Store.find()
     target = os.path.abspath(path)
-    with store.lock(spec.name, f"restore {target} into {spec.name}", on_wait=progress):
+    doing = f"restore {target} into {spec.name}"
+    with store.lock(spec.name, doing, on_wait=progress):
         if store.exists(spec.name):
             cluster = Cluster.attach(spec.name, store=store, runtime=None if isinstance(runtime, str) else runtime)
             begun = load(cluster)
@@ -54,17 +57,19 @@ def found(
                     f"there already is a cluster {spec.name!r} in {store.root}",
                     remedy=f"Choose another name; or restore into it: `snapshot.restore FILE --cluster {spec.name}`.",
                 )
-            return cluster, go_on(cluster, target, progress)
+            with cluster.in_turn(doing, progress):
+                return cluster, go_on(cluster, target, progress)
         # First, as nothing should be made for a file that is of no use.
         examine(target, spec.etcd_version, beside=spec.etcd_bin, progress=progress)
-        cluster = Cluster.create(spec, runtime=runtime, store=store, offline=offline, progress=progress)
+        cluster = Cluster.create(spec, runtime=runtime, tls=tls, store=store, offline=offline, progress=progress)
         try:
             plan, pending = _look(cluster, target, bump, allow_known_bad, progress)
             pending = begin_restore(cluster, pending, None)
         except BaseException:
             cluster.purge_locked()
             raise
-        return cluster, finish(cluster, pending, plan, progress)
+        with cluster.in_turn(doing, progress):
+            return cluster, finish(cluster, pending, plan, progress)
 
 
 def _look(cluster: Cluster, target: str, bump: bool, allow_known_bad: bool, progress: Progress) -> tuple[Plan, Pending]:

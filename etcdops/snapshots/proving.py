@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from etcdops.cluster import Cluster
     from etcdops.wire import Connection
 
-__all__ = ["Expected", "ProofFailed", "prove"]
+__all__ = ["Expected", "ProofFailed", "auth_is_on", "prove"]
 
 #: How long members may take to agree on who leads and on what they have.
 _PATIENCE_S = 15.0
@@ -29,6 +29,9 @@ _SLOWEST = 5_000_000
 
 #: Findings of two looks that stay.
 _HOPELESS = frozenset({"diverged", "cluster-id", "member-removed"})
+
+#: What etcd answers to a login while authentication is off, and to one that is none while it is on, in part.
+_AUTH_IS_OFF, _NO_LOGIN = "authentication is not enabled", "authentication failed"
 
 _HIDDEN = "authentication is on, and etcdops has no user"
 
@@ -60,6 +63,8 @@ def prove(cluster: Cluster, expected: Expected, run: str, *, progress: Callable[
     """
     record = cluster.record
     facts = _settled(cluster, expected)
+    if facts.auth is None:
+        facts = facts._replace(auth=auth_is_on(cluster))
     found = [_gate(facts, expected), _new_id(facts, expected), _auth(facts, expected)]
     with ExitStack() as stack:
         connections = {
@@ -138,6 +143,24 @@ def _auth(facts: Facts, expected: Expected) -> Check:
     if facts.auth != expected.auth:
         return Check("auth", "failed", f"it is {'on' if facts.auth else 'off'}, and in the snapshot it is not so")
     return Check("auth", "passed", said)
+
+
+def auth_is_on(cluster: Cluster) -> bool | None:
+    """Whether authentication is on, asked for by a login that is none; None where nobody says. Nothing is written.
+
+    A read does not tell where there are certificates, as one may stand for a user who may read. A member logs it if a
+    login fails, so `status` does not ask in this way.
+    """
+    for member in cluster.record.members:
+        with wire.Connection(member.client_url, cluster.record.spec.tls) as connection:
+            try:
+                connection.call(calls.authenticate("etcdops", ""), timeout_s=_ANSWER_S)
+            except EtcdError as error:
+                if _AUTH_IS_OFF in error.text:
+                    return False
+                if _NO_LOGIN in error.text:
+                    return True
+    return None
 
 
 def _hashes(cluster: Cluster, expected: Expected) -> Check:

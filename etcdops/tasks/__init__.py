@@ -5,19 +5,26 @@ from __future__ import annotations
 from invoke.collection import Collection
 
 from etcdops.tasks import (
+    checking,
     clusters,
     data,
     drills,
     environment,
     etcd,
+    exporting,
+    game_days,
+    hosts,
     images,
     maintenance,
     members,
     membership,
     remote,
+    reports,
     restoring,
     snapshots,
+    tls,
 )
+from etcdops.tasks.optional import show_help
 
 __all__ = ["namespace"]
 
@@ -28,9 +35,11 @@ def _collection() -> Collection:
         top.add_task(each)
     for each in (*drills.drill_tasks(), drills.heal):
         top.add_task(each)
+    top.add_task(game_days.game_day)
+    top.add_task(checking.check)
     drill = Collection("drill")
     drill.add_task(drills.list_drills, name="list", default=True)
-    drill.add_task(drills.run_drill, name="run")
+    drill.add_task(drills.run_task(), name="run")
     cluster = Collection("cluster")
     cluster.add_task(clusters.list_clusters, name="list")
     cluster.add_task(clusters.prune, name="prune")
@@ -38,11 +47,22 @@ def _collection() -> Collection:
         cluster.add_task(upkeep)
     cluster.add_task(clusters.attach_endpoints, name="attach")
     cluster.add_task(restoring.recover, name="recover")
+    recorded = Collection("run")
+    recorded.add_task(exporting.export, name="export")
+    shown = Collection("report")
+    for task in reports.ALL:
+        shown.add_task(task)
     binaries = Collection("etcd")
     binaries.add_task(etcd.fetch, name="fetch")
     image = Collection("image")
     image.add_task(images.build, name="build")
     image.add_task(images.list_images, name="list")
+    image.add_task(images.push, name="push")
+    machines = Collection("hosts")
+    machines.add_task(hosts.check, name="check")
+    machines.add_task(hosts.list_hosts, name="list")
+    machines.add_task(hosts.add, name="add")
+    machines.add_task(hosts.remove, name="remove")
     member = Collection("member")
     for task in (*membership.ALL, *members.ALL):
         member.add_task(task)
@@ -58,8 +78,12 @@ def _collection() -> Collection:
     snapshot.add_task(remote.pull, name="pull")
     snapshot.add_task(restoring.restore, name="restore")
     snapshot.add_task(restoring.rollback, name="rollback")
-    for each in (drill, cluster, member, kept, binaries, image, snapshot):
+    certificates = Collection("tls")
+    certificates.add_task(tls.show_certificates, name="show")
+    certificates.add_task(tls.renew, name="renew")
+    for each in (drill, cluster, machines, member, kept, recorded, shown, binaries, image, snapshot, certificates):
         top.add_collection(each)
+    show_help(top)
     # Invoke takes INVOKE_ETCDOPS_… from the environment for the keys that are listed here.
     keys = (
         "cluster",
@@ -70,11 +94,14 @@ def _collection() -> Collection:
         "image",
         "port",
         "quota",
+        "tls",
         "output",
         "timeout",
         "offline",
+        "hosts",
+        "insecure",
     )
-    drill_keys = ("rate", "repeat", "seed", "how")
+    drill_keys = ("rate", "baseline", "repeat", "seed", "how")
     top.configure({"etcdops": dict.fromkeys((*keys, *drill_keys))})
     return top
 

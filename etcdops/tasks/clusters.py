@@ -77,6 +77,8 @@ def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
 @task(
     help={
         "endpoints": "client URLs of its members, separated by commas (default: those of an attached cluster)",
+        "hosts": "Docker hosts that have a cluster of etcdops': an inventory file, or names separated by commas;"
+        " --cluster is needed where they have several, by name or id",
         "cluster": HELP["cluster"],
         "cacert": "the authority that signed its members' certificates (PEM), for https://",
         "cert": "a client certificate (PEM), where its members ask for one",
@@ -89,6 +91,7 @@ def prune(c: Context, cluster: list[str], yes: bool = False) -> None:
 def attach_endpoints(
     c: Context,
     endpoints: str | None = None,
+    hosts: str | None = None,
     cluster: str | None = None,
     cacert: str | None = None,
     cert: str | None = None,
@@ -101,11 +104,21 @@ def attach_endpoints(
     Each member is recorded with the client URL that works from here, once it has proved by its ID to be that member.
     Then status, ctl, snapshot.save, member.move-leader and more work on it; what needs its processes is refused. Again,
     it refreshes the record; nothing is ever written to the cluster.
+
+    Or take up one that etcdops made on other hosts, from those alone: cluster.attach --hosts hosts.toml
+
+    Record, authority and credentials are read from whichever host has the newest, and everything works then.
     """
     from etcdops.foreign.attaching import attach
     from etcdops.foreign.endpoints import tls_of
 
     out = output_of(c, output)
+    named = flag(c, "hosts", hosts)
+    # What is configured speaks for clusters that are not known here; one that is attached already is refreshed.
+    if hosts is not None or (named and endpoints is None and not _is_known(flag(c, "cluster", cluster) or "lab")):
+        _refuse_beside(named, endpoints=endpoints, cacert=cacert, cert=cert, key=key, purpose=purpose)
+        _attach_hosts(named, flag(c, "cluster", cluster), out)
+        return
     name = flag(c, "cluster", cluster) or "lab"
     tls = tls_of(*(flag(c, word, value) for word, value in (("cacert", cacert), ("cert", cert), ("key", key))))
     done = attach(flag(c, "endpoints", endpoints), name, tls=tls, purpose=flag(c, "purpose", purpose), progress=say)
@@ -113,6 +126,34 @@ def attach_endpoints(
     reached = sum(bool(member.client_url) for member in members)
     what = "attached" if done.created else "was attached before, and is refreshed"
     say(f"{name} {what}: {reached} of {len(members)} members are reached, purpose {done.cluster.record.spec.purpose}")
+    if out == "json":
+        emit_json(done.cluster.status())
+        return
+    emit(_attached_text(done.cluster))
+
+
+def _is_known(name: str) -> bool:
+    from etcdops.state import Store
+
+    return Store.find().exists(name)
+
+
+def _refuse_beside(hosts: str, **others: str | None) -> None:
+    from etcdops.errors import SpecError
+
+    if given := [name for name, value in others.items() if value is not None]:
+        raise SpecError(
+            f"--hosts {hosts} takes up what etcdops made there, and --{given[0]} is for what somebody else made",
+            remedy="Leave out one of the two.",
+        )
+
+
+def _attach_hosts(hosts: str, cluster: str, out: str) -> None:
+    from etcdops.remote.attaching import attach_hosts
+    from etcdops.remote.inventory import read_inventory
+
+    done = attach_hosts(read_inventory(hosts), cluster, progress=say)
+    say(f"{done.cluster.name} attached, as {done.by} kept it on {done.written} (version {done.serial})")
     if out == "json":
         emit_json(done.cluster.status())
         return

@@ -29,6 +29,7 @@ __all__ = [
     "emit_table",
     "flag",
     "is_offline",
+    "is_yes",
     "json_text",
     "output_of",
     "say",
@@ -49,7 +50,9 @@ HELP = {
     "etcd-bin": "an etcd binary, or the directory that holds it",
     "offline": "fetch nothing: use the etcd at hand",
     "size": "how many members: 1, 3, 5 or 7 (fixed when the cluster is created; default: 3)",
+    "hosts": "Docker hosts for the members, reached by SSH: an inventory file, or names separated by commas",
     "runtime": "process, compose, or auto: compose where Docker and the image are here (fixed when created)",
+    "tls": "mutual TLS between members, and with clients, by certificates made for this cluster (fixed when created)",
     "image": "which container image (fixed when the cluster is created; default: etcd's official one)",
 }
 
@@ -135,7 +138,12 @@ def whole_number(text: str, name: str) -> int:
 
 def is_offline(context: Context, given: bool) -> bool:
     """Whether nothing may be fetched: --offline is given, or the configuration says so."""
-    return given or flag(context, "offline", None).lower() in ("1", "true", "yes")
+    return given or is_yes(flag(context, "offline", None))
+
+
+def is_yes(text: str) -> bool:
+    """Whether what is configured means yes."""
+    return text.lower() in ("1", "true", "yes")
 
 
 def output_of(context: Context, given: str | None) -> str:

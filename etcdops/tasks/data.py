@@ -22,7 +22,10 @@ def list_data(c: Context, cluster: str | None = None, output: str | None = None)
     if form == "json":
         emit_json({"schema": 1, "data": found})
         return
-    emit_table([("NAME", "STATE", "SINCE", "PLACE"), *((g.name, g.state, g.since or "-", g.place) for g in found)])
+    columns = ("NAME", "STATE", "SINCE", "PLACE", "HOST")[
+        : 5 if any(each.host not in ("", "local") for each in found) else 4
+    ]
+    emit_table([columns, *((g.name, g.state, g.since or "-", g.place, g.host or "-")[: len(columns)] for g in found)])
 
 
 @task(
@@ -47,7 +50,7 @@ def remove(c: Context, names: str, cluster: str | None = None, yes: bool = False
         raise SpecError("no data is named", remedy="`data.list` shows what there is.")
     doomed = data.to_remove(target, wanted)
     for each in doomed:
-        say(f"data of {each.member} that was {each.why} on {each.since}: {each.data.place}")
+        say(f"data of {each.member} that was {each.why} on {each.since}: {each.data.on(each.host)}")
     confirm(f"delete {'this' if len(doomed) == 1 else 'these'} for ever?", yes=yes, name=target.name)
     data.remove(target, wanted)
     say(f"deleted {', '.join(wanted)}")

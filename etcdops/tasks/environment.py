@@ -21,6 +21,7 @@ from etcdops.tasks.common import (
     emit,
     flag,
     is_offline,
+    is_yes,
     json_text,
     output_of,
     say,
@@ -46,12 +47,15 @@ def _help(*names: str, **own: str) -> dict[str, str]:
     help=_help(
         "cluster",
         "runtime",
+        "hosts",
         "size",
         "etcd-version",
         "etcd-bin",
         "image",
+        "tls",
         "offline",
         "output",
+        insecure="on other hosts: no TLS, so that whoever reaches them can read and change everything",
         quota="how large a member's database may become, such as 512MiB (fixed when created; default: etcd's, 2GiB)",
         port="first of the ports that members take (default: free ones are chosen)",
         timeout="how many seconds the members may take to acknowledge a write (default: 60)",
@@ -62,6 +66,7 @@ def up_env(
     c: Context,
     cluster: str | None = None,
     runtime: str | None = None,
+    hosts: str | None = None,
     size: str | None = None,
     etcd_version: str | None = None,
     etcd_bin: str | None = None,
@@ -71,6 +76,8 @@ def up_env(
     output: str | None = None,
     timeout: str | None = None,
     offline: bool = False,
+    tls: bool = False,
+    insecure: bool = False,
 ) -> None:
     """Create the cluster if needed, start every member, and wait until a write is acknowledged.
 
@@ -81,12 +88,15 @@ def up_env(
     name = flag(c, "cluster", cluster) or "lab"
     fixed = {
         "runtime": runtime,
+        "hosts": hosts,
         "size": size,
         "port": port,
         "etcd_version": etcd_version,
         "etcd_bin": etcd_bin,
         "image": image,
         "quota": quota,
+        "tls": "yes" if tls else None,
+        "insecure": "yes" if insecure else None,
     }
     timeout_s = seconds(c, timeout, 60)
     warn_unhealed(name)
@@ -116,7 +126,7 @@ def start_as_configured(c: Context | None, name: str, *, progress: Progress) -> 
 
 
 #: Flags about what is fixed when a cluster is created.
-FIXED = ("runtime", "size", "etcd_version", "etcd_bin", "image", "port", "quota")
+FIXED = ("runtime", "hosts", "size", "etcd_version", "etcd_bin", "image", "port", "quota", "tls", "insecure")
 
 
 def ensure_up(
@@ -140,6 +150,7 @@ def ensure_up(
         wish.spec,
         runtime=wish.runtime,
         size=wish.size,
+        tls=wish.tls,
         offline=wish.offline,
         timeout_s=timeout_s,
         progress=progress,
@@ -150,10 +161,11 @@ class Wish(NamedTuple):
     """What is asked for of a cluster, by flags or configuration; "" and 0 for what is not."""
 
     spec: ClusterSpec
-    runtime: str
+    runtime: Runtime | str
     size: int
     offline: bool
     exists: bool
+    tls: bool = False
 
 
 def wish_for(
@@ -191,13 +203,32 @@ def wish_for(
         quota_bytes=parse_bytes(wish["quota"], "quota") if wish["quota"] else 0,
     )
     offline = is_offline(c, offline)
-    kind = wish["runtime"]
-    if not exists:
-        kind, reason = runtimes.choose(kind, spec, offline=offline, progress=progress)
+    kind: Runtime | str = wish["runtime"]
+    if wish["hosts"]:
+        kind = _on_hosts(wish["runtime"], wish["hosts"])
+        check(kind)
+    elif not exists:
+        kind, reason = runtimes.choose(wish["runtime"], spec, offline=offline, progress=progress)
         if reason:
             progress(reason)
         check(runtimes.get(kind))
-    return Wish(spec, kind, parse_size(wish["size"]) if wish["size"] else 0, offline, exists)
+    size = parse_size(wish["size"]) if wish["size"] else 0
+    # What listens on other machines is open to who reaches them.
+    tls = is_yes(wish["tls"]) or (not exists and bool(wish["hosts"]) and not is_yes(wish["insecure"]))
+    return Wish(spec, kind, size, offline, exists, tls)
+
+
+def _on_hosts(runtime: str, hosts: str) -> Runtime:
+    from etcdops.errors import SpecError
+    from etcdops.remote.inventory import read_inventory
+    from etcdops.runtimes.remote import RemoteRuntime
+
+    if runtime not in ("", "auto", RemoteRuntime.name):
+        raise SpecError(
+            f"--hosts {hosts} means members on those hosts, and the runtime {runtime} runs them on this machine",
+            remedy="Leave out one of the two.",
+        )
+    return RemoteRuntime(read_inventory(hosts).hosts)
 
 
 def _warn_about(cluster: Cluster) -> None:
@@ -249,18 +280,30 @@ def _up_text(cluster: Cluster) -> str:
         "cluster",
         "yes",
         purge="also delete the cluster with its data, after naming what goes and asking",
+        lost="with --purge: hosts that are lost for good, separated by commas: what is on them is given up",
         timeout="how many seconds a member may take to end before it is killed (default: 30)",
     )
 )
 @command
 def down_env(
-    c: Context, cluster: str | None = None, timeout: str | None = None, purge: bool = False, yes: bool = False
+    c: Context,
+    cluster: str | None = None,
+    timeout: str | None = None,
+    lost: str | None = None,
+    purge: bool = False,
+    yes: bool = False,
 ) -> None:
     """Stop every member and keep the data; up-env finds it again.
 
     With --purge, delete the cluster and its data as well: what goes is named, and asked about unless --yes is given.
+    Where one of several hosts does not answer, it exits 7, and what is there stays on record until it is removed.
     """
     timeout_s = seconds(c, timeout, 30)
+    given_up = [name.strip() for name in flag(c, "lost", lost).split(",") if name.strip()]
+    if given_up and not purge:
+        from etcdops.errors import SpecError
+
+        raise SpecError("--lost is about --purge", remedy="Without --purge nothing is removed from any host.")
     down = attach(c, cluster)
     if purge and is_foreign(down.record):
         confirm(f"Forget {down.name}? Its members and their data are not touched.", yes=yes)
@@ -270,7 +313,7 @@ def down_env(
     if purge:
         sys.stderr.write("This deletes:\n" + "".join(f"  {line}\n" for line in down.contents()))
         confirm(f"Delete cluster {down.name} with all its data?", yes=yes)
-        down.purge(progress=say)
+        down.purge(lost=given_up, progress=say)
         say(f"{down.name} is gone")
         return
     stopped = down.down(timeout_s=timeout_s, progress=say)
@@ -309,7 +352,7 @@ def status(
     if gate:
         _gate(seen, out)
     if not every_s:
-        now = seen.status()
+        now = seen.status(hosts=True)
         emit(_status(now, out))
         if now.exit_code:
             raise Exit(code=now.exit_code)

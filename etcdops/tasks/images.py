@@ -1,13 +1,14 @@
-"""Tasks about container images: image.build, image.list."""
+"""Tasks about container images: image.build, image.list, image.push."""
 
 from __future__ import annotations
 
 from invoke.context import Context
 from invoke.tasks import task
 
+from etcdops.errors import PartlyChanged, SpecError
 from etcdops.tasks.common import HELP, command, emit, emit_json, emit_table, flag, is_offline, output_of, say
 
-__all__ = ["build", "list_images"]
+__all__ = ["build", "list_images", "push"]
 
 
 @task(
@@ -84,3 +85,53 @@ def list_images(c: Context, output: str | None = None) -> None:
             )
         )
     emit_table(rows)
+
+
+@task(
+    help={
+        "image": "which image (default: the one that a new cluster in containers would run)",
+        "hosts": HELP["hosts"],
+        "output": HELP["output"],
+    },
+)
+@command
+def push(c: Context, image: str | None = None, hosts: str | None = None, output: str | None = None) -> None:
+    """Copy an image of this machine's Docker engine to other hosts, all at the same time; no registry is needed.
+
+    Hosts that have it already are left as they are. Where one of them cannot have it, nothing is sent to any.
+    Example: image.push --hosts hosts.toml
+    """
+    from etcdops.docker import images
+    from etcdops.docker.pushing import Source
+    from etcdops.docker.pushing import push as push_image
+    from etcdops.remote.fan_out import Hosts
+    from etcdops.remote.inventory import read_inventory
+
+    out = output_of(c, output)
+    named = flag(c, "hosts", hosts)
+    if not named:
+        raise SpecError("image.push needs hosts", remedy="Name them: `image.push --hosts hosts.toml`.")
+    engine = Source()
+    with Hosts(read_inventory(named)) as there:
+        found = images.find(engine, image=flag(c, "image", image), offline=True, progress=say)
+        pushed = push_image(engine, found, list(there), progress=say)
+    failed = {name: outcome.error for name, outcome in pushed.items() if outcome.error}
+    if out == "json":
+        rows = [
+            {
+                "name": name,
+                "sent_bytes": outcome.checked().sent if not outcome.error else 0,
+                "error": str(outcome.error or ""),
+            }
+            for name, outcome in pushed.items()
+        ]
+        emit_json({"schema": 1, "image": found, "hosts": rows})
+    else:
+        for name, outcome in pushed.items():
+            if outcome.error:
+                continue
+            sent = outcome.checked().sent
+            emit(f"{name}: {f'{sent / 1e6:.1f} MB sent' if sent else 'had it already'}")
+    if failed:
+        said = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        raise PartlyChanged(said, remedy="The other hosts have it now. Type the same again for the rest.")

@@ -33,6 +33,7 @@ _ASKS = {**_COMMON, **_RISK, "yes": HELP["yes"]}
         **_COMMON,
         **_RISK,
         "member": "what to call it (default: the first usual name that is free)",
+        "host": "which of the cluster's hosts it is to run on (default: the one with the fewest members)",
         "cert": "its certificate (PEM), for a cluster with TLS",
         "key": "its key (PEM), for a cluster with TLS",
     },
@@ -42,13 +43,14 @@ def add(
     c: Context,
     member: str | None = None,
     cluster: str | None = None,
+    host: str | None = None,
     cert: str | None = None,
     key: str | None = None,
     allow_known_bad: bool = False,
     dry_run: bool = False,
     output: str | None = None,
 ) -> None:
-    """Add a member, without a moment's outage: member.add hulk
+    """Add a member, without a moment's outage: member.add hulk; on one of several hosts: member.add hulk --host h4
 
     It joins as a learner, which counts for no quorum, gets all data from the leader, and is promoted to a voter then.
     Refused (exit 3) while a voter is down. If it is interrupted, the same command goes on, and member.undo takes it
@@ -56,10 +58,11 @@ def add(
     """
     target = attach(c, cluster)
     name, pem, own_key = flag(c, "member", member), flag(c, "cert", cert), flag(c, "key", key)
+    at = flag(c, "host", host)
     _run(
         c,
         target,
-        lambda **how: target.add_member(name, cert=pem, key=own_key, allow_known_bad=allow_known_bad, **how),
+        lambda **how: target.add_member(name, host=at, cert=pem, key=own_key, allow_known_bad=allow_known_bad, **how),
         dry_run=dry_run,
         output=output,
     )
@@ -93,12 +96,20 @@ def remove(
     )
 
 
-@task(positional=["member"], help={**_ASKS, "member": "which member"})
+@task(
+    positional=["member"],
+    help={
+        **_ASKS,
+        "member": "which member",
+        "host": "which of the cluster's hosts the new one is to run on (default: where the lost one was)",
+    },
+)
 @command
 def replace(
     c: Context,
     member: str,
     cluster: str | None = None,
+    host: str | None = None,
     allow_known_bad: bool = False,
     dry_run: bool = False,
     yes: bool = False,
@@ -108,14 +119,15 @@ def replace(
 
     The lost one is removed first, reached or not; then one of its name joins as a learner, without data, and is
     promoted. The lost one's data is kept (see data.list). Refused (exit 3) for a member that serves. If it is
-    interrupted, the same command goes on.
+    interrupted, the same command goes on. Where its host is lost too, it goes to another: --host, or one without a
+    member; what is left on the lost one is on record, and `heal` removes it should that host come back.
     """
     target = attach(c, cluster)
-    name = flag(c, "member", member)
+    name, at = flag(c, "member", member), flag(c, "host", host)
     _run(
         c,
         target,
-        lambda **how: target.replace_member(name, allow_known_bad=allow_known_bad, **how),
+        lambda **how: target.replace_member(name, host=at, allow_known_bad=allow_known_bad, **how),
         dry_run=dry_run,
         output=output,
         asking=(f"replace {name} of {target.name}?", yes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 from invoke.exceptions import Exit, ParseError
@@ -68,7 +69,11 @@ class _Program(Program):
             if "ctl" in self.argv and words:
                 hint = without_dashes(words)
                 raise Exit(f"error: {hint}\n  -> {hint.remedy}", _USAGE) from None
-            raise Exit(f"{error}\n  -> {remedy}", _USAGE) from None
+            # Invoke shows its own object instead of the flag.
+            said = re.sub(
+                r"Flag <Argument: ([\w-]+)[^>]*>", lambda found: f"--{found[1].replace('_', '-')}", str(error)
+            )
+            raise Exit(f"{said}\n  -> {remedy}", _USAGE) from None
         except Exit as error:
             if not error.message:
                 raise

@@ -33,6 +33,7 @@ _ALLOW = "go on although this version of etcd is known to spoil it"
         "etcd-version": HELP["etcd-version"],
         "etcd-bin": HELP["etcd-bin"],
         "image": HELP["image"],
+        "tls": HELP["tls"],
         "offline": HELP["offline"],
         "no-bump": _NO_BUMP,
         "allow-known-bad": _ALLOW,
@@ -57,6 +58,7 @@ def restore(
     allow_known_bad: bool = False,
     dry_run: bool = False,
     yes: bool = False,
+    tls: bool = False,
 ) -> None:
     """Restore a whole cluster from one snapshot, and prove it: snapshot.restore FILE
 
@@ -74,6 +76,7 @@ def restore(
         raise SpecError("no file is given", remedy="See `snapshot.list` for the snapshots that there are.")
     name = flag(c, "cluster", cluster) or "lab"
     fixed = {"runtime": runtime, "size": size, "etcd_version": etcd_version, "etcd_bin": etcd_bin, "image": image}
+    fixed["tls"] = "yes" if tls else None
     wish = wish_for(c, name, {**fixed, "port": None}, offline=offline, progress=say)
     path = find_snapshot(file)
     if not wish.exists or _is_being_made(name):
@@ -84,6 +87,7 @@ def restore(
             wish.spec,
             path,
             runtime=wish.runtime or "process",
+            tls=wish.tls,
             offline=wish.offline,
             bump=not no_bump,
             allow_known_bad=allow_known_bad,
@@ -92,7 +96,8 @@ def restore(
         _report(done, out)
         return
     target = attach(c, cluster)
-    check_same(target.record, runtime=wish.runtime, size=wish.size, spec=wish.spec)
+    asked = wish.runtime if isinstance(wish.runtime, str) else wish.runtime.name
+    check_same(target.record, runtime=asked, size=wish.size, spec=wish.spec, tls=wish.tls)
     if dry_run:
         plan = restoring.prepare(target, path, bump=not no_bump, allow_known_bad=allow_known_bad, progress=say)
         _show(plan)

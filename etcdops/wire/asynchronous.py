@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from etcdops import calls
@@ -12,6 +13,7 @@ from etcdops.spec import Tls
 from etcdops.wire.channel import (
     Stubs,
     aio,
+    answer_of,
     channel_options,
     closed_error,
     grpc,
@@ -59,11 +61,12 @@ class AsyncConnection:
     async def call(self, call: Call[T], *, timeout_s: float) -> T:
         """Give the answer to `call`."""
         try:
-            return call.read(await self._stubs[call.path](call.request, timeout=float(timeout_s)))
+            answer = await self._stubs[call.path](call.request, timeout=float(timeout_s))
         except grpc.RpcError as error:
             raise to_error(error, self.endpoint) from None
         except aio.UsageError:
             raise closed_error(self.endpoint) from None
+        return call.read(answer_of(answer, self.endpoint))
 
     async def put(self, key: bytes, value: bytes, *, timeout_s: float, lease: int = 0) -> PutResult:
         """Set `key`."""
@@ -101,9 +104,12 @@ class AsyncConnection:
         start_revision: int = 0,
         prev_kv: bool = False,
         progress: bool = False,
+        filters: Sequence[str] = (),
     ) -> AsyncWatch:
         """Give a watch that the server has confirmed; see `Connection.watch`."""
-        request = calls.watch_create(key, range_end, start_revision=start_revision, prev_kv=prev_kv, progress=progress)
+        request = calls.watch_create(
+            key, range_end, start_revision=start_revision, prev_kv=prev_kv, progress=progress, filters=filters
+        )
         try:
             stream = self._stubs["/etcdserverpb.Watch/Watch"](timeout=float(timeout_s))
         except aio.UsageError:

@@ -24,7 +24,16 @@ from etcdops.calls import Call
 from etcdops.errors import EtcdError
 from etcdops.interrupts import deferred
 from etcdops.spec import Tls
-from etcdops.wire.channel import Stubs, channel_options, closed_error, grpc, read_credentials, split_url, to_error
+from etcdops.wire.channel import (
+    Stubs,
+    answer_of,
+    channel_options,
+    closed_error,
+    grpc,
+    read_credentials,
+    target_of,
+    to_error,
+)
 from etcdops.wire.watching import Watch
 
 __all__ = ["Connection", "Pending", "ask_all"]
@@ -40,8 +49,9 @@ def _as_it_is(answer: Any) -> Any:
 class Pending(Generic[T]):
     """A call that is under way. `result()` waits for it, no longer than its deadline."""
 
-    def __init__(self, future: Any, read: Callable[[Any], T], fail: Callable[[Any], EtcdError]) -> None:
+    def __init__(self, future: Any, endpoint: str, read: Callable[[Any], T], fail: Callable[[Any], EtcdError]) -> None:
         self._future = future
+        self._endpoint = endpoint
         self._read = read
         self._fail = fail
 
@@ -53,7 +63,7 @@ class Pending(Generic[T]):
             raise self._fail(error) from None
         except grpc.FutureCancelledError:
             raise self._fail(self._future) from None
-        return self._read(answer)
+        return self._read(answer_of(answer, self._endpoint))
 
     def cancel(self) -> None:
         """Give up waiting; the server may have acted already."""
@@ -80,7 +90,7 @@ class Connection:
         window_bytes: int = 0,
     ) -> None:
         self.endpoint = endpoint_url
-        self._target, _ = split_url(endpoint_url)
+        self._target = target_of(endpoint_url)
         self._credentials = read_credentials(endpoint_url, tls)
         self._options = channel_options(connect_timeout_s, keepalive_s, window_bytes)
         self._metadata: tuple[tuple[str, str], ...] = ()
@@ -179,7 +189,7 @@ class Connection:
                     raise closed_error(self.endpoint) from None
                 raise
             future.add_done_callback(lambda _: self._give_back())
-        return Pending(future, call.read, self._fail)
+        return Pending(future, self.endpoint, call.read, self._fail)
 
     def put(self, key: bytes, value: bytes, *, timeout_s: float, lease: int = 0, prev_kv: bool = False) -> PutResult:
         """Set `key`; see `calls.put`."""

@@ -19,7 +19,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import grpc
 from grpc import aio
 
-from etcdops import _proto
+from etcdops import _proto, reach
 from etcdops.errors import EtcdError, SpecError
 from etcdops.hints import remedy_for
 from etcdops.outcomes import is_definite
@@ -88,12 +88,28 @@ def closed_error(endpoint: str) -> EtcdError:
     return EtcdError("CANCELLED", "the connection has been closed", endpoint=endpoint, definite=True)
 
 
+def answer_of(answer: Any, endpoint: str) -> Any:
+    """Give `answer`, or raise EtcdError where gRPC says OK of a call and has no message for it.
+
+    It does when a connection ends as the member, or what is between, is being taken away; the call may have been done.
+    """
+    if answer is None:
+        raise EtcdError("UNAVAILABLE", "the call ended without an answer", endpoint=endpoint)
+    return answer
+
+
 def split_url(endpoint_url: str) -> tuple[str, bool]:
     """Give gRPC's target for a client URL, and whether it wants TLS."""
     parts = urlsplit(endpoint_url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
         raise SpecError(f"{endpoint_url!r} is not a client URL", remedy="Give http://HOST:PORT or https://HOST:PORT.")
     return parts.netloc, parts.scheme == "https"
+
+
+def target_of(endpoint_url: str) -> str:
+    """Give what gRPC is to connect to for a client URL: what it says, or what leads there from here."""
+    split_url(endpoint_url)
+    return split_url(reach.through(endpoint_url))[0]
 
 
 def read_credentials(endpoint_url: str, tls: Tls | None) -> Any:
@@ -106,7 +122,10 @@ def read_credentials(endpoint_url: str, tls: Tls | None) -> Any:
         # Without a certificate of its own, a client is served where none is asked for.
         ca, key, cert = (_read_file(path) if path else None for path in (tls.ca, tls.client_key, tls.client_cert))
     except OSError as error:
-        raise SpecError(f"the TLS file {error.filename} for {endpoint_url} cannot be read: {error.strerror}") from error
+        raise SpecError(
+            f"the TLS file {error.filename} for {endpoint_url} cannot be read: {error.strerror}",
+            remedy="Put it back from a copy; a certificate that etcdops made, `tls.renew` makes anew.",
+        ) from error
     return grpc.ssl_channel_credentials(ca, key, cert)
 
 
