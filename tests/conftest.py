@@ -23,10 +23,16 @@ from etcdops.errors import EtcdopsError
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
+from etcdops.versions import parse_version
+from scripts.lab_hosts.machine import demand
+from tests import prepared
 from tests.suite import members
 
 ROOT = Path(__file__).resolve().parent.parent
 pytest_plugins = ["pytester"]
+
+#: What `--require-runtime` calls the hosts that `scripts/lab-hosts` makes.
+REMOTE = "remote"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,6 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="",
         metavar="NAME,...",
         help="fail, instead of skipping, where one of these runtimes is absent",
+    )
+    parser.addoption(
+        "--require-browser", action="store_true", help="fail, instead of skipping, where no browser is installed"
     )
 
 
@@ -46,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for signum in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
-    unknown = set(_required(config)) - set(runtimes.names())
+    unknown = set(_required(config)) - {*runtimes.names(), REMOTE}
     if unknown:
         raise pytest.UsageError(f"--require-runtime: there is no runtime {', '.join(sorted(unknown))}")
 
@@ -74,6 +83,16 @@ def _wanted(item: pytest.Item) -> bool:
     return name is None or marker is None or name in marker.args
 
 
+def own_ports() -> range:
+    """Give the ports of this process's tests: those that run at the same time have others, up to six of them.
+
+    Nothing listens on those of a stopped member, so that whoever looks for a free one would find them.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    first = 20000 + 2000 * (int(worker) % 6)
+    return range(first, first + 2000)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test sees this machine's configuration, caches, clusters or proxies, or goes beyond loopback.
@@ -88,10 +107,7 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
     patch.setenv("HOME", str(home))
     patch.setenv("ETCDOPS_OFFLINE", "1")
-    # Tests that run at the same time take their ports from ranges of their own: a stopped member holds none of its.
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    first = 20000 + 3000 * (int(worker) % 4)
-    patch.setenv("ETCDOPS_PORTS", f"{first}-{first + 2999}")
+    patch.setenv("ETCDOPS_PORTS", f"{own_ports()[0]}-{own_ports()[-1]}")
     if found.source in ("cache", "PATH"):
         patch.setenv("PATH", f"{found.directory}{os.pathsep}{os.environ['PATH']}")
     # With PYTHONUNBUFFERED, a flush that is missing would not be missed.
@@ -99,6 +115,17 @@ def _clean_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv(name, raising=False)
     yield
     patch.undo()
+
+
+#: Runs the commands of every CommandLine; it starts with the first of them, in the environment that the tests have.
+_SERVER = prepared.Server()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def prepared_server(_clean_home: None) -> Iterator[prepared.Server]:
+    """The server of prepared commands; it ends before the environment that it was started in."""
+    yield _SERVER
+    _SERVER.close()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -115,8 +142,11 @@ def _nothing_left(_clean_home: None, tmp_path_factory: pytest.TempPathFactory) -
 @cache
 def _lacking(runtime: str) -> str:
     """Give what this machine lacks to run members in that way, "" if nothing: an etcd, or an image of one, as well."""
-    runner = runtimes.get(runtime)
     try:
+        if runtime == REMOTE:
+            demand(with_engine=True)
+            return ""
+        runner = runtimes.get(runtime)
         problem: EtcdopsError | None = runner.unavailable()
         if problem is None:
             runner.prepare(ClusterSpec.of_size("any"), offline=True, progress=lambda text: None)
@@ -154,7 +184,19 @@ def assert_passed(verdict: Verdict) -> None:
     """
     bad = {check.name: check for check in verdict.checks if check.result != "passed"}
     if verdict.cluster.known_bad and verdict.fault and verdict.fault.kind == "kill":
-        bad = {name: check for name, check in bad.items() if name not in ("members agree", "acknowledged writes")}
+        theirs = (
+            "members agree",
+            "acknowledged writes",
+            "revision witness",
+            "watch",
+            "rejoined",
+            "linearizability search",
+        )
+        bad = {name: check for name, check in bad.items() if not name.startswith(theirs)}
+    early = "Bookmarkable" in bad["watch"].detail if "watch" in bad else False
+    if early and parse_version(verdict.cluster.etcd_version) < parse_version("3.5.8"):
+        # Progress notifications ahead of events: https://github.com/etcd-io/etcd/issues/15220, mended in 3.4.25, 3.5.8.
+        del bad["watch"]
     assert not bad, bad
 
 
@@ -175,7 +217,8 @@ class CommandLine:
     def __init__(self, cwd: Path, runtime: str = "process") -> None:
         self.cwd = cwd
         self.runtime = runtime
-        self.env = {**os.environ, "INVOKE_ETCDOPS_RUNTIME": runtime}
+        # Half a second of traffic before a fault is enough where nobody reads what is noise.
+        self.env = {**os.environ, "INVOKE_ETCDOPS_RUNTIME": runtime, "INVOKE_ETCDOPS_BASELINE": "0.5"}
         bin_dir = Path(sys.executable).parent
         self.etcdops = str(bin_dir / "etcdops")
         self.invoke = str(bin_dir / "invoke")
@@ -188,15 +231,24 @@ class CommandLine:
     def __call__(
         self, *args: str, program: str = "etcdops", stdin: str | None = "", timeout_s: float = 90, **env: str
     ) -> Ended:
-        """Run a command to its end and give how it ended."""
+        """Run a command to its end and give how it ended: in a process of its own, with the modules imported before.
+
+        One that is started through another program starts from nothing.
+        """
+        argv, env = self.argv(*args, program=program), {**self.env, **env}
+        done = (
+            _SERVER.run(argv, str(self.cwd), env, stdin, timeout_s) if argv[0] in (self.etcdops, self.invoke) else None
+        )
+        done = done or subprocess.run(
+            argv, cwd=self.cwd, env=env, input=stdin, capture_output=True, text=True, timeout=timeout_s
+        )
+        assert "Traceback (most recent call last)" not in done.stderr, done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def run(self, *argv: str) -> Ended:
+        """Run any program as a command of this place is run, in a process that starts from nothing, without input."""
         done = subprocess.run(
-            self.argv(*args, program=program),
-            cwd=self.cwd,
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
+            argv, cwd=self.cwd, env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
         )
         assert "Traceback (most recent call last)" not in done.stderr, done.stderr
         return Ended(done.returncode, done.stdout, done.stderr)
@@ -241,6 +293,15 @@ def place(directory: Path, runtime: str = "process") -> Iterator[CommandLine]:
         line.purge()
 
 
+@contextmanager
+def place_with_lab(directory: Path, runtime: str) -> Iterator[CommandLine]:
+    """Give such a place with a cluster of three, "lab", that is up."""
+    with place(directory / "place", runtime) as line:
+        ended = line("up-env")
+        assert ended.code == 0, ended.err
+        yield line
+
+
 @pytest.fixture
 def cli(tmp_path: Path, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A command line in a fresh directory, where new clusters have the runtime whose turn it is."""
@@ -253,7 +314,7 @@ def wait_until() -> Callable[..., None]:
     """Wait for a condition, with a deadline."""
     import time
 
-    def wait(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "the condition") -> None:
+    def wait(condition: Callable[[], object], timeout_s: float = 40.0, what: str = "the condition") -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             assert time.monotonic() < deadline, f"{what} was not met within {timeout_s:.0f} s"

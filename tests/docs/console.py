@@ -46,10 +46,12 @@ _VOLATILE = [
     (rf"(?<=isolate ){_NAME}|(?<=--alias ){_NAME}(?=\.peer)", "LEADER"),
     (rf"(?<=kill ){_NAME}|(?<=freeze ){_NAME}|(?<=stop ){_NAME}|(?<=kill of ){_NAME}|(?<=starting ){_NAME}$", "LEADER"),
     (rf"(?<=^TIME ){_NAME}(?= was )", "LEADER"),
+    (rf"(?<=rejoined ){_NAME}|(?<= start ){_NAME}(?=, and| again)", "LEADER"),
     (rf"(?<=through ){_NAME}(?=, the worst)", "SURVIVOR"),
     (rf'(?<=; ){_NAME}(?=: N ms)|(?<="leader": "){_NAME}', "LEADER"),
     (r"(leader|follower) +(healthy|unhealthy) +\d+ +\d+ +\d+ +\S+ [KM]?i?B", r"ROLE \2 NUMBERS"),
     (r"\b\d+\.\d+\.\d+, \d+ [kM]?B, (true|false), false(, \d+){3}", "FIELDS"),
+    (r"\b[\d.]+(?= s without a fault first\b)", "N"),
     (r" \(over less time than the fault lasted\)", ""),
     (r"(?<=\S) {2,}", " "),
 ]

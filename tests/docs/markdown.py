@@ -8,21 +8,51 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Every document that users read, the README first.
-DOCUMENTS = sorted(
+_SPANISH = re.compile(r"(?P<root>[^/]+)\.es\.md|docs/es/(?P<docs>.+)\.md")
+
+
+def original_of(page: str) -> str | None:
+    """Give the English page whose translation `page` is by its name, or None if it is no translation."""
+    named = _SPANISH.fullmatch(page)
+    if named is None:
+        return None
+    return f"{named['root']}.md" if named["root"] else f"docs/{named['docs']}.md"
+
+
+#: Every page that users read, in whichever language, the README first.
+PAGES = sorted(
     (path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]),
     key=lambda name: (name != "README.md", name),
 )
 
+#: Those in English. Only these are run and checked word by word: their translations hold the same code, which
+#: test_spanish.py sees to.
+DOCUMENTS = [page for page in PAGES if original_of(page) is None]
+
+#: The Spanish page of each English one that has one.
+TRANSLATIONS = {original: page for page in PAGES if (original := original_of(page)) is not None}
+
 _FENCE = re.compile(r"```(\S*)\s*")
-_LINK = re.compile(r"!?\[[^\]]*\]\(([^()\s]+)\)")
+_LINK = re.compile(r"""\]\(([^()\s]+)\)|\b(?:href|src|srcset)="([^"\s]+)""")
 _CODE = re.compile(r"`([^`]+)`")
+_PART = re.compile(r"#{1,6}(?= )|```\S*|\||-(?= )|\d+\.(?= )|>")
 
 
 class Block(NamedTuple):
     """A fenced block: what stands after its opening fence, its text, and the line of the document it begins on."""
 
     language: str
+    text: str
+    line: int
+
+
+class Part(NamedTuple):
+    """A piece of a document: a heading, a fenced block, a table, an item of a list, or a paragraph.
+
+    `kind` is what it begins with: `##`, "```console", `|`, `-`, `1.`, `>`, or nothing for a paragraph.
+    """
+
+    kind: str
     text: str
     line: int
 
@@ -64,9 +94,9 @@ def code_words(text: str) -> list[str]:
     return [match[1] for match in _CODE.finditer(prose(text))]
 
 
-def anchors(text: str) -> set[str]:
-    """Give the anchors of a document's headings, as GitHub makes them."""
-    found: set[str] = set()
+def anchors(text: str) -> list[str]:
+    """Give the anchors of a document's headings, in order, as GitHub makes them: accents stay, punctuation goes."""
+    found: list[str] = []
     for line in prose(text).splitlines():
         if heading := re.fullmatch(r"#{1,6} +(.+?)", line):
             words = re.sub(r"[^\w\- ]", "", heading[1].lower())
@@ -75,14 +105,35 @@ def anchors(text: str) -> set[str]:
             while anchor in found:
                 count += 1
                 anchor = f"{base}-{count}"
-            found.add(anchor)
+            found.append(anchor)
     return found
 
 
 def links(text: str) -> list[tuple[int, str]]:
-    """Give (line, target) of every link in the prose; what is set as code holds none."""
+    """Give (line, target) of every link and picture in the prose; what is set as code holds none."""
     return [
-        (number, match[1])
+        (number, match[1] or match[2])
         for number, line in enumerate(prose(text).splitlines(), start=1)
         for match in _LINK.finditer(_CODE.sub("", line))
     ]
+
+
+def parts(text: str) -> list[Part]:
+    """Give all that a document consists of, in order, headings included."""
+    found: list[Part] = []
+    kind: str | None = None  # of the part that the next line may belong to
+    for number, line in enumerate(text.splitlines(), start=1):
+        fenced = kind is not None and kind.startswith("```")
+        if line == "```" if fenced else not line.strip():
+            kind = None
+            continue
+        begins = None if fenced else _PART.match(line)
+        marker = begins[0] if begins else None
+        if kind is not None and (marker is None or marker == kind == "|"):
+            found[-1] = found[-1]._replace(text=f"{found[-1].text}\n{line}")
+            continue
+        kind = marker or ""
+        found.append(Part(kind, "" if kind.startswith("```") else line, number))
+        if kind.startswith("#"):
+            kind = None
+    return found

@@ -83,6 +83,6 @@ def test_fences_and_headings_are_understood() -> None:
     """Blocks keep their language and line; headings in blocks are none; equal headings get anchors of their own."""
     text = "# A `b`, c\n\n```sh\n# no heading\n```\n\n## Same\n## Same\n"
     assert blocks(text) == [("sh", "# no heading\n", 4)]
-    assert anchors(text) == {"a-b-c", "same", "same-1"}
+    assert anchors(text) == ["a-b-c", "same", "same-1"]
     with pytest.raises(AssertionError, match="never closed"):
         blocks("```sh\n")

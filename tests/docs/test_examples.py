@@ -1,7 +1,7 @@
 """Every example of the README and of docs/ is run, in order, in one directory for each document.
 
 They are run as on a machine without Docker, where a reader's first cluster needs nothing but what the document says;
-those that are about Docker, with it.
+those that are about Docker, with it. The README's commands start from nothing; those of the others are prepared.
 """
 
 from __future__ import annotations
@@ -22,19 +22,29 @@ from etcdops.state import Store
 from tests.conftest import need_runtime
 from tests.docs.console import Command, Shell, commands, differs
 from tests.docs.markdown import DOCUMENTS, ROOT, Block, blocks, read
+from tests.prepared import Server
 
 #: Commands that are replaced by a smaller one, whose output is not compared. To run the tests from within the tests
 #: would never end; that pytest starts in the checkout and finds tests there is what can be shown here.
 _INSTEAD = {"./scripts/test": "./scripts/test --collect-only -q tests/docs/test_console.py"}
 
 #: Blocks that are read and not run. What they may hold is checked in test_words.py.
-_NOT_RUN = ("sh", "text")
+_NOT_RUN = ("sh", "text", "toml")
 
 #: Documents whose reader has Docker, with an image of etcd.
 _WITH_DOCKER = ("docs/compose.md",)
 
+#: Documents whose reader ends a drill in its midst, and has a while for that, or looks at all that one has recorded.
+_LONG_DRILLS = ("docs/check.md", "docs/troubleshooting.md")
+
+#: Documents that show what several clients do, as many as there are members.
+_SEVERAL_CLIENTS = ("docs/drills/failed-leader.md", "docs/drills/lock-fencing.md")
+
+#: The document whose commands start from nothing, as all do for a reader; those of the others are prepared.
+_FROM_NOTHING = "README.md"
+
 _BIN = Path(sys.executable).parent
-_FILE = re.compile(r"# (\S+\.(?:py|yaml|ini))")
+_FILE = re.compile(r"# (\S+\.(?:py|yaml|ini|toml))")
 
 
 def _checkout(place: Path) -> None:
@@ -69,20 +79,28 @@ def _docker_of_his_own(home: Path) -> Path:
     return script.parent
 
 
-def _environment(*, docker: bool) -> dict[str, str]:
+def _environment(document: str) -> dict[str, str]:
     # A script that thinks it must install fails at once, and reaches for no package index.
     env = {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}", "PIP_NO_INDEX": "1", "COLUMNS": "120"}
-    return env if docker else {**env, "DOCKER_HOST": "unix:///nonexistent.sock"}
+    # Drills with less traffic than a reader's have as much to say, and cost less.
+    env["INVOKE_ETCDOPS_RATE"] = "20"
+    if document not in _SEVERAL_CLIENTS:
+        env["INVOKE_ETCDOPS_CLIENTS"] = "1"
+    if document not in _LONG_DRILLS:
+        env["INVOKE_ETCDOPS_BASELINE"] = "0.5"
+    return env if document in _WITH_DOCKER else {**env, "DOCKER_HOST": "unix:///nonexistent.sock"}
 
 
 class _Reader:
     """Somebody who reads a document and does what it says, with `home` for a home."""
 
-    def __init__(self, document: str, home: Path) -> None:
+    def __init__(self, document: str, home: Path, programs: Path) -> None:
         self.document = document
         self.home = home
         self.cwd = home / ("etcdops" if document == "README.md" else "lab")
-        self.env = _environment(docker=document in _WITH_DOCKER)
+        self.env = _environment(document)
+        if document != _FROM_NOTHING:
+            self.env["PATH"] = f"{programs}{os.pathsep}{self.env['PATH']}"
         self.shell = Shell(self.cwd, self.env)
 
     def read(self) -> None:
@@ -135,15 +153,17 @@ class _Reader:
 
 @pytest.fixture(scope="module")
 def read_through(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prepared_server: Server
 ) -> Iterator[Callable[[str], None]]:
     """Reads a document and does what it says, once; two at a time, as most of what a drill does is to wait."""
     pool = ThreadPoolExecutor(max_workers=2)
     begun: dict[str, Future[None]] = {}
+    programs = tmp_path_factory.mktemp("programs")
+    prepared_server.programs(programs)
 
     def begin(document: str) -> Future[None]:
         if document not in begun:
-            begun[document] = pool.submit(_Reader(document, tmp_path_factory.mktemp("home") / "you").read)
+            begun[document] = pool.submit(_Reader(document, tmp_path_factory.mktemp("home") / "you", programs).read)
         return begun[document]
 
     try:

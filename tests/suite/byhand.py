@@ -105,6 +105,6 @@ class ByHand:
         found = {}
         for name in self.alive():
             with wire.Connection(self.client[name], tls) as connection:
-                status = connection.status(timeout_s=5.0)
+                status = connection.status(timeout_s=20)
                 found[name] = (status.member_id, status.revision, status.raft_applied_index)
         return found

@@ -80,8 +80,11 @@ class SshServer(NamedTuple):
 
 
 @contextmanager
-def ssh_server(directory: Path) -> Iterator[SshServer]:
-    """Run OpenSSH's server for the user who runs us, with keys of its own, and SFTP alone."""
+def ssh_server(directory: Path, *, commands: bool = False, **settings: object) -> Iterator[SshServer]:
+    """Run OpenSSH's server for the user who runs us, with keys of its own, and SFTP alone, or `commands` as well.
+
+    `settings` are further ones of sshd_config.
+    """
     sshd, keygen = _program("sshd"), _program("ssh-keygen")
     home = directory / "home"
     (home / ".ssh").mkdir(parents=True, mode=0o700)
@@ -101,7 +104,8 @@ def ssh_server(directory: Path) -> Iterator[SshServer]:
         "PasswordAuthentication": "no",
         "KbdInteractiveAuthentication": "no",
         "Subsystem": "sftp internal-sftp",
-        "ForceCommand": "internal-sftp",
+        **({} if commands else {"ForceCommand": "internal-sftp"}),
+        **settings,
     }
     (directory / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in config.items()))
     argv = [sshd, "-D", "-e", "-f", str(directory / "sshd_config")]

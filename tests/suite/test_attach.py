@@ -118,7 +118,7 @@ def test_every_member_that_proves_itself_is_recorded(theirs: ByHand, store: Stor
 
 def _version(by_hand: ByHand) -> str:
     with wire.Connection(next(iter(by_hand.client.values()))) as connection:
-        return connection.status(timeout_s=5.0).version
+        return connection.status(timeout_s=20).version
 
 
 def test_an_advertised_address_is_used_only_where_it_proves_true(theirs: ByHand, line: CommandLine) -> None:
@@ -252,7 +252,7 @@ def test_members_that_are_down_and_no_quorum(store: Store, tmp_path: Path) -> No
         by_hand.start()
         by_hand.wait()
         with wire.Connection(by_hand.client["a"]) as connection:
-            connection.put(b"k", b"v", timeout_s=5.0)
+            connection.put(b"k", b"v", timeout_s=20)
         by_hand.stop("c")
         said: list[str] = []
         cluster = Cluster.attach_endpoints(by_hand.client.values(), "down", store=store, progress=said.append)
@@ -479,7 +479,7 @@ def test_endpoints_of_two_clusters(theirs: ByHand, other: ByHand, store: Store) 
         Cluster.attach_endpoints([theirs.client["Thor"], other.client["default"]], store=store)
     for by_hand in (theirs, other):
         with wire.Connection(next(iter(by_hand.client.values()))) as connection:
-            assert hex_id(connection.status(timeout_s=5.0).cluster_id) in str(refused.value)
+            assert hex_id(connection.status(timeout_s=20).cluster_id) in str(refused.value)
     assert store.names() == []
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from etcdops import binaries
+from etcdops import binaries, runtimes
+from etcdops.spec import ClusterSpec
 from tests.conftest import CommandLine, Ended, need_runtime, place
 from tests.suite.members import running
 from tests.suite.terminal import Terminal
@@ -130,8 +131,8 @@ def test_an_image_means_containers(auto: CommandLine, no_docker: dict[str, Any],
         assert "\n  -> " in ended.err
         assert "here" not in ended.err.partition("error:")[0], "it is not"
         assert auto.store.names() == []
-    assert auto("up-env", "--size", "1", "--runtime", "compose", "--cluster", "other").code == 0
-    image = auto.store.load("other").image
+    found = runtimes.get("compose").prepare(ClusterSpec.of_size("any"), offline=True, progress=lambda text: None)
+    image = found.image
     _chose(auto, auto("up-env", "--size", "1", "--image", image), "compose", "--image")
     both = auto("up-env", "--size", "1", "--cluster", "both", "--image", image, "--etcd-bin", "/usr/bin")
     assert both.code in (2, 3), both
@@ -166,6 +167,6 @@ def test_everything_that_creates_a_cluster_chooses(auto: CommandLine, no_docker:
         assert terminal.wait() == 0
     assert "members run as processes: Docker is not installed" in terminal.text
     assert auto("down-env", "--purge", "--yes").code == 0
-    drill = auto("failed-leader", "--how", "stop", "--rate", "20", **no_docker)
+    drill = auto("no-fault", "--duration", "1", "--rate", "20", "--size", "1", **no_docker)
     assert drill.code == 0, drill.err
     assert "members run as processes: Docker is not installed" in drill.err

@@ -253,17 +253,7 @@ def test_state_directory_without_permission(lab: CommandLine) -> None:
         pytest.skip("root's capabilities cannot be dropped here")
 
     def run(*args: str) -> Ended:
-        done = subprocess.run(
-            [*bound, *lab.argv(*args)],
-            cwd=lab.cwd,
-            env=lab.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return lab.run(*bound, *lab.argv(*args))
 
     root = lab.store.root
     places = [root, root / "clusters", root / "clusters" / "lab", root / "locks"]
@@ -328,6 +318,7 @@ def test_command_line_that_cannot_be_parsed(nowhere: CommandLine, args: list[str
     ours = nowhere(*args)
     assert (ours.code, ours.out) == (2, "")
     assert "etcdops --list" in ours.err
+    assert "<Argument" not in ours.err
     theirs = nowhere(*args, program="invoke")
     assert (theirs.code, theirs.out) == (1, "")
     assert theirs.err
@@ -373,16 +364,8 @@ def test_working_directory_that_is_gone(nowhere: CommandLine) -> None:
     """In a directory that has been deleted, commands say so."""
     script = 'mkdir gone && cd gone && rmdir ../gone && exec "$@"'
     for args in (["status"], ["ctl", "--", "get", "k"], ["up-env"]):
-        done = subprocess.run(
-            ["sh", "-c", script, "sh", *nowhere.argv(*args)],
-            cwd=nowhere.cwd,
-            env=nowhere.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        _refused(Ended(done.returncode, done.stdout, done.stderr), 3, "the working directory cannot be found")
+        ended = nowhere.run("sh", "-c", script, "sh", *nowhere.argv(*args))
+        _refused(ended, 3, "the working directory cannot be found")
 
 
 def test_paths_that_not_every_encoding_knows(nowhere: CommandLine, lab: CommandLine) -> None:

@@ -59,10 +59,21 @@ class _Etcd:
         self.process.wait(30)
 
     def pause(self) -> None:
+        """Freeze it, and see that it is: a signal takes its time."""
         self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        deadline = time.monotonic() + 20
+        while any(_state_of(task) != "T" for task in tasks.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
+
+
+def _state_of(task: Path) -> str:
+    """Give the state of a thread, as /proc has it: after the name, which is in parentheses."""
+    return (task / "stat").read_text().rpartition(") ")[2][0]
 
 
 def _free_ports(count: int) -> list[int]:
@@ -287,33 +298,33 @@ def test_snapshot(client: Client, endpoint: str) -> None:
 def test_wire_on_a_real_server(client: Client, endpoint: str) -> None:
     """The wire's calls mean to etcd what they mean to us."""
     with wire.Connection(endpoint) as etcd:
-        first = etcd.put(b"k", b"1", timeout_s=5)
-        second = etcd.put(b"k", b"2", timeout_s=5, prev_kv=True)
+        first = etcd.put(b"k", b"1", timeout_s=20)
+        second = etcd.put(b"k", b"2", timeout_s=20, prev_kv=True)
         assert second.prev_kv == (b"k", b"1", first.revision, first.revision, 1, 0)
-        assert etcd.range(b"k", timeout_s=5, revision=first.revision).kvs[0].value == b"1"
-        assert etcd.range(b"\0", b"\0", timeout_s=5, count_only=True) == (second.revision, (), False, 1)
+        assert etcd.range(b"k", timeout_s=20, revision=first.revision).kvs[0].value == b"1"
+        assert etcd.range(b"\0", b"\0", timeout_s=20, count_only=True) == (second.revision, (), False, 1)
         result = etcd.txn(
             [calls.compare(b"k", "value", "=", b"2"), calls.compare(b"z", "version", "=", 0)],
             [calls.op_put(b"z", b"3"), calls.op_range(b"k", b"\0"), calls.op_delete(b"none")],
-            timeout_s=5,
+            timeout_s=20,
         )
         put, read, deleted = result.results
         assert result.succeeded
         assert result.revision == put.revision == second.revision + 1
         assert [kv.key for kv in read.kvs] == [b"k", b"z"]
         assert deleted.deleted == 0
-        lease = etcd.lease_grant(60, timeout_s=5)
-        etcd.put(b"leased", b"", lease=lease.lease_id, timeout_s=5)
-        assert etcd.lease_keep_alive(lease.lease_id, timeout_s=5).ttl_s == 60
-        info = etcd.lease_info(lease.lease_id, timeout_s=5)
+        lease = etcd.lease_grant(60, timeout_s=20)
+        etcd.put(b"leased", b"", lease=lease.lease_id, timeout_s=20)
+        assert etcd.lease_keep_alive(lease.lease_id, timeout_s=20).ttl_s == 60
+        info = etcd.lease_info(lease.lease_id, timeout_s=20)
         assert (info.granted_ttl_s, info.keys) == (60, (b"leased",))
-        etcd.lease_revoke(lease.lease_id, timeout_s=5)
-        assert etcd.lease_info(lease.lease_id, timeout_s=5).ttl_s == -1
-        assert etcd.delete_range(b"\0", b"\0", timeout_s=5, prev_kv=True).deleted == 2
-        etcd.defragment(timeout_s=10)
-        [member] = etcd.member_list(timeout_s=5)
+        etcd.lease_revoke(lease.lease_id, timeout_s=20)
+        assert etcd.lease_info(lease.lease_id, timeout_s=20).ttl_s == -1
+        assert etcd.delete_range(b"\0", b"\0", timeout_s=20, prev_kv=True).deleted == 2
+        etcd.defragment(timeout_s=20)
+        [member] = etcd.member_list(timeout_s=20)
         assert member.client_urls == (endpoint,)
-        assert etcd.status(timeout_s=5).member_id == member.id
+        assert etcd.status(timeout_s=20).member_id == member.id
 
 
 def test_deadline_holds_on_a_frozen_member(etcd: _Etcd) -> None:
@@ -480,9 +491,9 @@ def test_user_and_password_without_tls(etcd: _Etcd) -> None:
             request = _message(f"{stem}Request")
             for name, value in fields.items():
                 setattr(request, name, value)
-            root.send(f"/etcdserverpb.Auth/{path}", request, timeout_s=5)
+            root.send(f"/etcdserverpb.Auth/{path}", request, timeout_s=20)
         with pytest.raises(EtcdError):
-            root.put(b"k", b"v", timeout_s=5)
+            root.put(b"k", b"v", timeout_s=20)
     with connect(etcd.url, user="root", password="secret") as client:
         client.put("k", "v")
         events, cancel = client.watch("k", start_revision=2)

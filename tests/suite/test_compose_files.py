@@ -214,24 +214,17 @@ def test_made_with_one_version_and_brought_up_with_the_other(
 
 def test_another_cluster_of_the_same_name_stands_beside_it(line: CommandLine, tmp_path: Path) -> None:
     """From another directory, with a state of its own, the same name means another cluster; neither touches the other,
-    not even when it is purged."""
+    not even when it is purged. A `.env` there that Compose could not read, a compose.yaml, and Compose's variables in
+    the environment are no concern of ours."""
     before = lives(line.cluster().record)
     with place(tmp_path / "there", "compose") as there:
-        assert there("up-env", "--size", "1").code == 0
-        assert there.cluster().record.id != line.cluster().record.id
-        assert (there("status").code, line("status").code) == (0, 0)
-        assert there("down-env", "--purge", "--yes").code == 0
-    assert lives(line.cluster().record) == before
-    assert line("status").code == 0
-
-
-def test_a_file_of_the_place_does_not_matter(line: CommandLine, tmp_path: Path) -> None:
-    """A `.env` that Compose could not read, a compose.yaml, and Compose's variables in the environment are no concern
-    of ours."""
-    with place(tmp_path / "place", "compose") as there:
         (there.cwd / ".env").write_text('COMPOSE_PROJECT_NAME=other\nthis is not = "closed\n$%&\n')
         (there.cwd / "compose.yaml").write_text("services: {other: {image: none}}\n")
         there.env |= {"COMPOSE_PROJECT_NAME": "foreign", "COMPOSE_FILE": "/nonexistent", "COMPOSE_REMOVE_ORPHANS": "1"}
         ended = there("up-env", "--size", "1")
         assert ended.code == 0, ended.err
-        assert line("status").code == 0
+        assert there.cluster().record.id != line.cluster().record.id
+        assert (there("status").code, line("status").code) == (0, 0)
+        assert there("down-env", "--purge", "--yes").code == 0
+    assert lives(line.cluster().record) == before
+    assert line("status").code == 0

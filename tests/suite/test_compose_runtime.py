@@ -104,7 +104,7 @@ def test_the_client_finds_members_again_after_all_were_away(lab: Cluster, wait_u
         docker("kill", ref(lab, name))
     assert in_client(lab, "--command-timeout=1s", "member", "list").returncode != 0
     lab.up()
-    wait_until(lambda: in_client(lab, "--command-timeout=2s", "member", "list").returncode == 0, timeout_s=15)
+    wait_until(lambda: in_client(lab, "--command-timeout=2s", "member", "list").returncode == 0, timeout_s=45)
 
 
 @pytest.mark.parametrize("paused", [False, True])

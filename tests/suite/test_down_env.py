@@ -6,17 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import CommandLine, place
+from tests.conftest import CommandLine, place_with_lab
 from tests.suite.members import has_data, left
 from tests.suite.terminal import Terminal
+
+#: The other program has the same tasks, and a terminal is one whatever members run as.
+on_processes = pytest.mark.runtime("process")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A place with a cluster of three members, shared; each test says itself whether it has to run."""
-    with place(tmp_path_factory.mktemp("down") / "place", etcd_cluster_runtime) as line:
-        ended = line("up-env")
-        assert ended.code == 0, ended.err
+    with place_with_lab(tmp_path_factory.mktemp("down"), etcd_cluster_runtime) as line:
         yield line
 
 
@@ -58,7 +59,7 @@ def test_frozen_and_killed_members_are_stopped(lab: CommandLine) -> None:
     assert _states(lab) == ["stopped"] * 3
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_purge_is_refused_where_nobody_can_be_asked(lab: CommandLine, program: str) -> None:
     """Without a terminal and without --yes, --purge names what would go, exits 2, and changes nothing."""
     assert lab("up-env").code == 0

@@ -8,7 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from etcdops import drills, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import Refused
 from etcdops.faults.member import lacks
+from etcdops.ops import Put
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.workload.history import read_history
-from tests.conftest import CommandLine, assert_passed
+from tests.conftest import CommandLine, assert_passed, place, place_with_lab
 
 Wait = Callable[..., None]
 
@@ -31,21 +32,68 @@ Wait = Callable[..., None]
 on_processes = pytest.mark.runtime("process")
 
 
-@pytest.mark.parametrize("how", ["kill", "freeze", "stop", "isolate"])
-def test_leader_taken_away_in_each_way(etcd_cluster: Cluster, how: str) -> None:
+@pytest.fixture(scope="module")
+def home(etcd_cluster_runtime: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """A place with a cluster of three, "lab", that the tests of a runtime share; at etcd's own timing."""
+    with place_with_lab(tmp_path_factory.mktemp("leader"), etcd_cluster_runtime) as line:
+        yield line
+
+
+@pytest.fixture
+def shared(home: CommandLine) -> Iterator[CommandLine]:
+    """That place, with its cluster up, also where a test before has failed; nothing is left of any drill afterwards."""
+    if _frozen_or_gone(home.cluster()):
+        assert home("up-env").code == 0
+    home.cluster().client().delete_prefix("etcdops/")
+    yield home
+    cluster = home.cluster()
+    assert _frozen_or_gone(cluster) == []
+    assert cluster.store.unhealed("lab") is None
+    assert list(cluster.client().get_prefix("etcdops/")) == []
+
+
+@pytest.fixture
+def lab(shared: CommandLine) -> Cluster:
+    """Its cluster, all of whose members serve."""
+    cluster = shared.cluster()
+    cluster.wait_healthy(timeout_s=30)
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def stopped(home: CommandLine) -> tuple[str, Verdict]:
+    """The run in which the leader is stopped, beside its name; there is a key of somebody else."""
+    cluster = home.cluster()
+    cluster.wait_healthy(timeout_s=30)
+    cluster.client().put("mine", "untouched")
+    leader = cluster.leader().name
+    return leader, drills.run("failed-leader", cluster, how="stop", rate=20, baseline_s=0.5, seed=7)
+
+
+@pytest.mark.parametrize("how", ["kill", "freeze", "stop", "isolate", "unplug"])
+def test_leader_taken_away_in_each_way(lab: Cluster, stopped: tuple[str, Verdict], how: str) -> None:
     """However the leader goes, another leads at a higher term, no acknowledged write is lost, and all is as before."""
-    if lacks(etcd_cluster.runtime, how):
+    if lacks(lab.runtime, how):
         # What the runtime cannot do it refuses, before anything is touched.
-        with pytest.raises(Refused, match=f"the runtime {etcd_cluster.runtime.name} cannot {how} a member") as refused:
-            drills.run("failed-leader", etcd_cluster, how=how)
-        assert (refused.value.exit_code, etcd_cluster.runtime.name, how) == (3, "process", "isolate")
-        assert not etcd_cluster.store.runs.exists()
+        before = sorted(lab.store.runs.iterdir())
+        with pytest.raises(Refused, match=f"the runtime {lab.runtime.name} cannot {how} a member") as refused:
+            drills.run("failed-leader", lab, how=how)
+        assert (refused.value.exit_code, lab.runtime.name) == (3, "process")
+        assert how in ("isolate", "unplug")
+        assert sorted(lab.store.runs.iterdir()) == before
         return
-    before = etcd_cluster.leader().name
-    verdict = drills.run("failed-leader", etcd_cluster, how=how, rate=50, baseline_s=1.0)
+    if how == "stop":
+        leader, verdict = stopped
+    else:
+        said: list[str] = []
+        leader = lab.leader().name
+        ref = lab.record.member(leader).ref
+        verdict = drills.run("failed-leader", lab, how=how, rate=20, baseline_s=0.5, say=said.append)
+        if (lab.runtime.name, how) == ("compose", "kill"):
+            assert {f"docker kill {ref[:12]}", f"docker start {ref[:12]}"} <= _typed(said), said
     assert_passed(verdict)
     assert verdict.fault is not None
-    assert (verdict.fault.kind, verdict.fault.member) == (how, before)
+    assert (verdict.fault.kind, verdict.fault.member) == (how, leader)
     assert verdict.writes.acknowledged > 100
     assert verdict.check("caught up").result == "passed"
     assert verdict.outage is not None
@@ -53,22 +101,45 @@ def test_leader_taken_away_in_each_way(etcd_cluster: Cluster, how: str) -> None:
     if how != "stop":
         # An election cannot come before the followers' election timeout, less one heartbeat of phase.
         assert (verdict.outage.write_ms or 0) > 850
-    assert etcd_cluster.status().verdict == "healthy"
-    assert etcd_cluster.store.unhealed(etcd_cluster.name) is None
+    assert lab.status().verdict == "healthy"
 
 
-def test_run_folder_keeps_everything(etcd_cluster: Cluster) -> None:
+def _typed(said: list[str]) -> set[str]:
+    """Give the commands that a person would have typed, as a drill's steps show them."""
+    return {line.strip().removeprefix("$ ") for text in said for line in text.splitlines() if "$ " in line}
+
+
+@on_processes
+def test_the_same_verdict_again_elsewhere(shared: CommandLine, tmp_path: Path) -> None:
+    """`check` gives exactly the drill's verdict; also on another machine, to which only the run's folder came."""
+    ended = shared("failed-leader", "--rate", "20", "--profile", "watch", "-o", "json")
+    verdict = json.loads(ended.out)
+    folder = Path(verdict["report"]).parent
+    again = shared("check", folder.name, "-o", "json")
+    assert (again.code, json.loads(again.out)) == (ended.code, verdict)
+    with place(tmp_path / "other machine") as elsewhere:
+        moved = elsewhere.cwd / "a run"
+        folder.rename(moved)
+        again = elsewhere("check", str(moved), "-o", "json")
+        assert json.loads(again.out) == {**verdict, "report": str(moved / "verdict.md")}
+        assert not (elsewhere.cwd / ".etcdops").exists()
+        gone = shared("check", folder.name)
+        assert (gone.code, f"there is no run '{folder.name}'" in gone.err) == (2, True)
+
+
+def test_run_folder_keeps_everything(stopped: tuple[str, Verdict]) -> None:
     """The run's folder holds the verdict, every operation with its outcome, the journal, the logs and a page."""
-    verdict = drills.run("failed-leader", etcd_cluster, how="stop", rate=20, baseline_s=0.5, seed=7)
+    _, verdict = stopped
     folder = verdict.folder
     kept = {path.name for path in folder.iterdir()}
-    assert {"run.json", "verdict.json", "verdict.md", "history.jsonl", "journal.jsonl", "ironman.log"} <= kept
+    assert {"run.json", "verdict.json", "verdict.md", "history.jsonl.gz", "journal.jsonl", "ironman.log"} <= kept
     assert msgspec.json.decode((folder / "verdict.json").read_bytes(), type=Verdict) == verdict
     history = read_history(folder / "history.jsonl")
-    puts = [op for op in history if op.op == "put"]
-    assert len({op.value for op in puts}) == len(puts)
-    assert {op.stream for op in puts} == {"pinned.ironman", "pinned.thor", "pinned.deadpool", "failover-write"}
-    assert sum(op.outcome == "ok" for op in puts) == verdict.writes.acknowledged
+    assert verdict.outage
+    probes = [op for op in history if op.stream in verdict.outage.streams and isinstance(op.request, Put)]
+    assert len({op.request.value for op in probes if isinstance(op.request, Put)}) == len(probes)
+    assert {op.stream for op in probes} == {"pinned.ironman", "pinned.thor", "pinned.deadpool", "failover-write"}
+    assert sum(op.outcome == "ok" for op in probes) <= verdict.writes.acknowledged
     assert all(op.call_ns >= op.scheduled_ns and op.return_ns >= op.call_ns for op in history)
     facts = json.loads((folder / "run.json").read_text())
     assert (facts["seed"], facts["options"], facts["rate"]) == (7, {"how": "stop"}, 20)
@@ -84,24 +155,23 @@ def test_run_folder_keeps_everything(etcd_cluster: Cluster) -> None:
     assert "## Outage" in (folder / "verdict.md").read_text()
 
 
-def test_all_keys_are_deleted_and_foreign_ones_kept(etcd_cluster: Cluster) -> None:
+def test_all_keys_are_deleted_and_foreign_ones_kept(lab: Cluster, stopped: tuple[str, Verdict]) -> None:
     """After a run nothing is left under etcdops/, and what was in the cluster before is untouched."""
-    client = etcd_cluster.client()
-    client.put("mine", "untouched")
-    drills.run("failed-leader", etcd_cluster, how="stop", rate=20, baseline_s=0.5)
+    client = lab.client()
     assert list(client.get_prefix("etcdops/")) == []
     assert client.get("mine")[0] == b"untouched"
 
 
+@on_processes
 def test_brings_the_environment_up_and_leaves_it_up(cli: CommandLine) -> None:
     """Without a cluster, the drill creates one, as the original lab's did, and leaves it up; a second drill uses it."""
-    first = cli("failed-leader", "--how", "stop", "--rate", "20")
+    first = cli("failed-leader", "--how", "freeze", "--rate", "20")
     assert first.code == 0, first.err
     assert "PASSED" in first.out
     assert "creating it with 3 members" in first.err
     assert cli("status").code == 0
     assert cli("down-env").code == 0
-    again = cli("failed-leader", "--how", "stop", "--rate", "20", "-o", "json", program="invoke")
+    again = cli("failed-leader", "--how", "freeze", "--rate", "20", "-o", "json", program="invoke")
     assert again.code == 0, again.err
     assert "bringing it up" in again.err
     verdict = json.loads(again.out)
@@ -110,9 +180,9 @@ def test_brings_the_environment_up_and_leaves_it_up(cli: CommandLine) -> None:
 
 
 @on_processes
-def test_json_of_one_run_and_of_several(cli: CommandLine) -> None:
+def test_json_of_one_run_and_of_several(shared: CommandLine) -> None:
     """`-o json` is verdict.json; with --repeat it is the runs and their distribution, a folder each."""
-    ended = cli("failed-leader", "--how", "stop", "--rate", "20", "--repeat", "2", "--seed", "5", "-o", "json")
+    ended = shared("failed-leader", "--how", "freeze", "--rate", "20", "--repeat", "2", "--seed", "5", "-o", "json")
     assert ended.code == 0, ended.err
     document = json.loads(ended.out)
     assert document["schema"] == 1
@@ -124,30 +194,25 @@ def test_json_of_one_run_and_of_several(cli: CommandLine) -> None:
         assert json.loads((folder / "verdict.json").read_text()) == run
 
 
-def test_each_step_shows_the_command_a_person_would_have_typed(cli: CommandLine) -> None:
+@on_processes  # as containers have it, above
+def test_each_step_shows_the_command_a_person_would_have_typed(shared: CommandLine) -> None:
     """Steps are numbered and timed, and each names the plain command; stdout holds the verdict alone."""
-    ended = cli("failed-leader", "--how", "kill", "--rate", "20")
+    ended = shared("failed-leader", "--how", "kill", "--rate", "20")
     assert ended.code in (0, 1), ended.err
     for step in range(1, 7):
         assert f" {step}/6 " in ended.err
     leader = re.search(r"take (\w+) away: kill", ended.err)
     assert leader
-    ref = cli.store.load("lab").member(leader[1]).ref
-    if cli.runtime == "compose":
-        assert f"$ docker kill {ref[:12]}\n" in ended.err
-        assert f"$ docker start {ref[:12]}\n" in ended.err
-    else:
-        assert re.search(r"\$ kill -KILL \d+\n", ended.err)
-        assert "--data-dir=" in ended.err
+    assert re.search(r"\$ kill -KILL \d+\n", ended.err)
+    assert "--data-dir=" in ended.err
     assert ended.out.startswith("failed-leader (kill ")
 
 
 @on_processes
-def test_pause_waits_for_a_key_between_steps(cli: CommandLine) -> None:
+def test_pause_waits_for_a_key_between_steps(shared: CommandLine) -> None:
     """With --pause on a terminal, each step but the first waits for a key."""
-    assert cli("up-env").code == 0
     ours, theirs = pty.openpty()
-    process = cli.start("failed-leader", "--how", "stop", "--rate", "20", "--pause", stdin=theirs)
+    process = shared.start("failed-leader", "--how", "freeze", "--rate", "20", "--pause", stdin=theirs)
     os.close(theirs)
     prompts = 0
     assert process.stderr is not None
@@ -183,30 +248,27 @@ def _until_injected(cli: CommandLine, process: subprocess.Popen[str], wait_until
     return cluster
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=on_processes), pytest.param(signal.SIGHUP, marks=on_processes)],
-)
-def test_signals_heal_and_exit_with_their_number(cli: CommandLine, wait_until: Wait, signum: int) -> None:
+@on_processes  # in containers: test_compose_damage.py
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_heal_and_exit_with_their_number(shared: CommandLine, wait_until: Wait, signum: int) -> None:
     """A signal while the leader is frozen: it goes on again, the keys are gone, and the exit code is 128 + signal."""
-    assert cli("up-env").code == 0
-    process = cli.start("failed-leader", "--how", "freeze", "--rate", "20")
-    cluster = _until_injected(cli, process, wait_until)
+    process = shared.start("failed-leader", "--how", "freeze", "--rate", "20")
+    cluster = _until_injected(shared, process, wait_until)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
     assert "Traceback" not in err
     assert _frozen_or_gone(cluster) == []
-    assert cli.store.unhealed("lab") is None
+    assert shared.store.unhealed("lab") is None
     assert list(cluster.client().get_prefix("etcdops/")) == []
-    assert cli("status").code == 0
+    assert shared("status").code == 0
 
 
-def test_second_signal_says_how_long_healing_needs(cli: CommandLine, wait_until: Wait) -> None:
+@on_processes
+def test_second_signal_says_how_long_healing_needs(shared: CommandLine, wait_until: Wait) -> None:
     """A second Ctrl-C does not interrupt the healing; it says how long that takes."""
-    assert cli("up-env").code == 0
-    process = cli.start("failed-leader", "--how", "kill", "--rate", "20")
-    cluster = _until_injected(cli, process, wait_until)
+    process = shared.start("failed-leader", "--how", "kill", "--rate", "20")
+    cluster = _until_injected(shared, process, wait_until)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
@@ -216,15 +278,12 @@ def test_second_signal_says_how_long_healing_needs(cli: CommandLine, wait_until:
     assert _frozen_or_gone(cluster) == []
 
 
-@pytest.mark.parametrize(
-    "healer",
-    ["heal", pytest.param("up-env", marks=on_processes), pytest.param("failed-leader", marks=on_processes)],
-)
-def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_until: Wait, healer: str) -> None:
+@on_processes  # in containers: test_compose_damage.py
+@pytest.mark.parametrize("healer", ["heal", "up-env", "failed-leader"])
+def test_kill_minus_nine_is_healed_by_the_next_command(shared: CommandLine, wait_until: Wait, healer: str) -> None:
     """After kill -9 of the drill: traffic ends by itself, every task says that a dead run is unhealed, it is healed."""
-    assert cli("up-env").code == 0
-    process = cli.start("failed-leader", "--how", "freeze", "--rate", "20")
-    cluster = _until_injected(cli, process, wait_until)
+    process = shared.start("failed-leader", "--how", "freeze", "--rate", "20")
+    cluster = _until_injected(shared, process, wait_until)
     traffic = _children(process.pid)
     assert traffic
     process.kill()
@@ -233,20 +292,20 @@ def test_kill_minus_nine_is_healed_by_the_next_command(cli: CommandLine, wait_un
     assert len(_frozen_or_gone(cluster)) == 1
 
     # The others elect a leader; until they have, no quorum serves.
-    wait_until(lambda: cli("status").code == 4, what="a degraded cluster")
-    status = cli("status", "-o", "json")
+    wait_until(lambda: shared("status").code == 4, what="a degraded cluster")
+    status = shared("status", "-o", "json")
     codes = [warning["code"] for warning in json.loads(status.out)["warnings"]]
     assert "unhealed-run" in codes
     for task in (["status"], ["logs", "--since", "1s"], ["ctl", "--", "version"]):
-        assert "died without healing: type `heal`" in "".join(cli(*task)[1:]), task
+        assert "died without healing: type `heal`" in "".join(shared(*task)[1:]), task
 
-    extra = ["--how", "stop", "--rate", "20"] if healer == "failed-leader" else []
-    healed = cli(healer, *extra)
+    extra = ["--how", "freeze", "--rate", "20"] if healer == "failed-leader" else []
+    healed = shared(healer, *extra)
     assert healed.code == 0, healed.err
     assert _frozen_or_gone(cluster) == []
-    assert cli.store.unhealed("lab") is None
+    assert shared.store.unhealed("lab") is None
     assert list(cluster.client().get_prefix("etcdops/")) == []
-    assert "died without healing" not in cli("status").out
+    assert "died without healing" not in shared("status").out
 
 
 def _children(pid: int) -> list[int]:
@@ -267,21 +326,23 @@ def _alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_quorum_already_lost_is_aborted_and_nothing_is_touched(cli: CommandLine) -> None:
+@on_processes
+def test_quorum_already_lost_is_aborted_and_nothing_is_touched(shared: CommandLine) -> None:
     """With two of three members stopped the drill aborts with exit 3, and stops nobody: the original stopped all."""
-    assert cli("up-env").code == 0
-    cluster = Cluster.attach("lab", store=cli.store)
+    cluster = Cluster.attach("lab", store=shared.store)
     cluster.member("thor").stop()
     cluster.member("deadpool").stop()
-    ended = cli("failed-leader", "-o", "json")
+    ended = shared("failed-leader", "-o", "json")
     assert ended.code == 3, ended.err
     verdict: dict[str, Any] = json.loads(ended.out)
     assert verdict["verdict"] == "aborted"
     assert "quorum is lost" in verdict["checks"][0]["detail"]
     assert verdict["fault"] is None
     assert [m.state() for m in cluster.members] == ["running", "stopped", "stopped"]
+    assert shared("up-env").code == 0
 
 
+@on_processes
 def test_single_member_is_refused(cli: CommandLine) -> None:
     """On one member there is nobody to elect: the drill is refused and says why."""
     assert cli("up-env", "--size", "1").code == 0
@@ -294,7 +355,7 @@ def test_single_member_is_refused(cli: CommandLine) -> None:
 
 def test_a_drill_that_there_is_not(cli: CommandLine) -> None:
     """An unknown drill, and an unknown way, are refused with what there is; nothing is created for them."""
-    assert "Choose one of failed-leader" in cli("drill.run", "nope").err
+    assert "Choose one of data-loss, disaster, failed-leader" in cli("drill.run", "nope").err
     unknown = cli("failed-leader", "--how", "nuke")
     assert (unknown.code, "Choose one of kill, freeze, stop" in unknown.err) == (2, True)
     small = cli("failed-leader", "--size", "1")
@@ -305,12 +366,16 @@ def test_a_drill_that_there_is_not(cli: CommandLine) -> None:
     assert cli.store.names() == []
 
 
-def test_production_is_refused(etcd_cluster: Cluster) -> None:
+@on_processes
+def test_production_is_refused(lab: Cluster) -> None:
     """No drill runs on a cluster that is marked as production."""
-    record = etcd_cluster.record
-    etcd_cluster.save(msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, purpose="production")))
-    with pytest.raises(Refused, match="production"):
-        drills.run("failed-leader", etcd_cluster)
+    record = lab.record
+    lab.save(msgspec.structs.replace(record, spec=msgspec.structs.replace(record.spec, purpose="production")))
+    try:
+        with pytest.raises(Refused, match="production"):
+            drills.run("failed-leader", lab)
+    finally:
+        lab.save(record)
 
 
 class TestFiveMembers:
@@ -321,6 +386,7 @@ class TestFiveMembers:
         """Five members."""
         return ClusterSpec.of_size("five", 5)
 
+    @on_processes
     def test_five_members(self, etcd_cluster: Cluster) -> None:
         """Five members elect as three do."""
         verdict = drills.run("failed-leader", etcd_cluster, how="kill", rate=20, baseline_s=0.5)

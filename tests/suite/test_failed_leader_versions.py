@@ -11,12 +11,9 @@ from tests.conftest import assert_passed
 from tests.suite.releases import RELEASES, spec_of
 from tests.suite.shared import GIVEN, NAMED
 
-
-@pytest.fixture(params=sorted({*RELEASES, *NAMED}))
-def version(request: pytest.FixtureRequest) -> str:
-    """Each release in turn."""
-    release: str = request.param
-    return release
+#: How else the leader goes on some releases than by being killed; on the newest, test_failed_leader.py has every way,
+#: and `scripts/soak releases` has every way on each.
+WAYS = {"3.4.23": "freeze"}
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def test_what_is_named_is_there() -> None:
 
 def _drill(cluster: Cluster, version: str, how: str) -> None:
     leader = cluster.leader().name
-    verdict = drills.run("failed-leader", cluster, how=how, rate=50, baseline_s=1.0)
+    verdict = drills.run("failed-leader", cluster, how=how, rate=20, baseline_s=0.5)
     assert_passed(verdict)
     assert (verdict.cluster.etcd_version, verdict.cluster.runtime) == (version, cluster.runtime.name)
     assert verdict.fault is not None
@@ -40,22 +37,17 @@ def _drill(cluster: Cluster, version: str, how: str) -> None:
     assert {member.version for member in cluster.status().members} == {version}
 
 
-def test_a_leader_that_is_killed(etcd_cluster: Cluster, version: str) -> None:
+@pytest.mark.runtime("process")  # as another runtime has them, below
+@pytest.mark.parametrize("version", sorted({*RELEASES, *NAMED}))
+def test_a_leader_that_hangs_is_stopped_or_killed(etcd_cluster: Cluster, version: str) -> None:
     """On every release another is elected, and no acknowledged write is lost but by what that release is known for."""
+    if version in WAYS:
+        _drill(etcd_cluster, version, WAYS[version])
     _drill(etcd_cluster, version, "kill")
 
 
-# The other ways are those of test_failed_leader.py on the newest release; on others, one or two each.
-
-
-@pytest.mark.parametrize(("version", "how"), [("3.4.23", "freeze"), ("3.5.1", "stop"), ("3.5.16", "freeze")])
-def test_other_ways(etcd_cluster: Cluster, version: str, how: str) -> None:
-    """Leaders that hang or are stopped, on older releases."""
-    _drill(etcd_cluster, version, how)
-
-
 @pytest.mark.runtime("compose")  # the one that can
-@pytest.mark.parametrize(("version", "how"), [("3.4.23", "isolate"), ("3.5.16", "isolate")])
-def test_a_leader_that_is_cut_off(etcd_cluster: Cluster, version: str, how: str) -> None:
-    """A leader that is cut off, on older releases."""
-    _drill(etcd_cluster, version, how)
+@pytest.mark.parametrize("version", ["3.4.23"])
+def test_a_leader_that_is_cut_off(etcd_cluster: Cluster, version: str) -> None:
+    """A leader that is cut off, on the oldest release."""
+    _drill(etcd_cluster, version, "isolate")

@@ -333,7 +333,7 @@ def test_the_leader_says_why_it_does_not_hand_over(lab: Cluster) -> None:
     from etcdops import wire
 
     with wire.Connection(lab.leader().client_url) as etcd, pytest.raises(EtcdError) as refused:
-        etcd.move_leader(1, timeout_s=5.0)
+        etcd.move_leader(1, timeout_s=20)
     assert refused.value.remedy
 
 

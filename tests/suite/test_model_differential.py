@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from etcdops import _proto, answers, ops, wire
+from etcdops import answers, ops, wire
 from etcdops.cluster import Cluster
 from etcdops.errors import EtcdError
 from etcdops.model import Model
@@ -21,6 +20,7 @@ from etcdops.runtimes.base import Runtime
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.runtimes.process import ProcessRuntime
 from etcdops.state import Store
+from etcdops.workload.requests import call_of
 
 SEEDS = range(int(os.environ.get("ETCDOPS_SEEDS", "6")))
 OPERATIONS = 400
@@ -30,9 +30,7 @@ KEYS = [b"a", b"a\0", b"aa", b"ab", b"b", b"c", b"c\xff"]
 ENDS = [b"", b"", b"a\0", b"aa", b"b", b"c", b"d", b"\0"]
 VALUES = [b"", b"0", b"1", b"2"]
 
-_SIGNS = {"=": "EQUAL", "!=": "NOT_EQUAL", "<": "LESS", ">": "GREATER"}
 _SORT_TARGETS = ["key", "version", "create_revision", "mod_revision", "value"]
-_TARGETS = {"create_revision": "CREATE", "mod_revision": "MOD"}
 
 
 @pytest.fixture(scope="module", params=["process", "fake"])
@@ -52,53 +50,10 @@ def endpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 # -- what is sent
 
 
-def _message(op: Put | Range | Delete | Txn) -> Any:
-    if isinstance(op, Put):
-        return _proto.PutRequest(**op._asdict())
-    if isinstance(op, Delete):
-        return _proto.DeleteRangeRequest(**op._asdict())
-    if isinstance(op, Range):
-        fields = op._asdict() | {
-            "sort_order": op.sort_order.upper(),
-            "sort_target": _TARGETS.get(op.sort_target, op.sort_target.upper()),
-        }
-        return _proto.RangeRequest(**fields)
-    return _proto.TxnRequest(
-        compare=[
-            _proto.Compare(
-                key=c.key,
-                range_end=c.range_end,
-                result=_SIGNS[c.sign],
-                target=_TARGETS.get(c.target, c.target.upper()),
-                **{c.target: c.operand},
-            )
-            for c in op.compares
-        ],
-        success=[_proto.RequestOp(**{_FIELDS[type(inner)]: _message(inner)}) for inner in op.success],
-        failure=[_proto.RequestOp(**{_FIELDS[type(inner)]: _message(inner)}) for inner in op.failure],
-    )
-
-
-_FIELDS = {Put: "request_put", Range: "request_range", Delete: "request_delete_range", Txn: "request_txn"}
-_CALLS: dict[type, tuple[str, Any]] = {
-    Put: ("/etcdserverpb.KV/Put", answers.read_put),
-    Range: ("/etcdserverpb.KV/Range", answers.read_range),
-    Delete: ("/etcdserverpb.KV/DeleteRange", answers.read_delete),
-    Txn: ("/etcdserverpb.KV/Txn", answers.read_txn),
-}
-
-
 def _send(etcd: wire.Connection, op: Op) -> object:
     """Give etcd's answer, or the code and text of its error."""
     try:
-        if isinstance(op, Compact):
-            return etcd.compact(op.revision, timeout_s=10)
-        if isinstance(op, Grant):
-            return etcd.lease_grant(op.ttl_s, op.lease, timeout_s=10)
-        if isinstance(op, Revoke):
-            return etcd.lease_revoke(op.lease, timeout_s=10)
-        path, read = _CALLS[type(op)]
-        return read(etcd.send(path, _message(op), timeout_s=10))
+        return etcd.call(call_of(op), timeout_s=10)
     except EtcdError as error:
         return error.code, error.text
 

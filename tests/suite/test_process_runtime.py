@@ -368,12 +368,12 @@ def test_all_are_started_or_none(make: Make) -> None:
 
 @pytest.fixture
 def stubborn(make: Make, tmp_path: Path) -> tuple[ProcessRuntime, ClusterRecord]:
-    """A runtime and the record of three running members that ignore SIGTERM."""
+    """A runtime and the record of seven running members that ignore SIGTERM."""
     program = tmp_path / "bin" / "etcd"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\ntrap '' TERM\necho ready\nexec sleep 120\n")
     program.chmod(0o755)
-    cluster = make(size=3)
+    cluster = make(size=7)
     runtime = cluster.runtime
     assert isinstance(runtime, ProcessRuntime)
     record = msgspec.structs.replace(cluster.record, binary=str(program.parent))
@@ -390,9 +390,9 @@ def test_a_member_that_does_not_end_is_killed(stubborn: tuple[ProcessRuntime, Cl
     began = time.monotonic()
     runtime.stop(record, record.spec.names, timeout_s=1.5)
     took = time.monotonic() - began
-    assert [runtime.state(member) for member in record.members] == ["stopped"] * 3
-    # One after the other would be 4.5 s and more.
-    assert 1.4 < took < 4.4
+    assert [runtime.state(member) for member in record.members] == ["stopped"] * 7
+    # One after the other would be 10.5 s and more.
+    assert 1.4 < took < 10.4
 
 
 def test_a_frozen_member_can_be_stopped_and_killed(make: Make) -> None:

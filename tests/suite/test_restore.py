@@ -51,7 +51,7 @@ def _keys(cluster: Cluster) -> set[str]:
     seen = []
     for url in cluster.endpoints:
         with wire.Connection(url, cluster.record.spec.tls) as connection:
-            seen.append({kv.key.decode() for kv in connection.range(b"\0", b"\0", timeout_s=5.0).kvs})
+            seen.append({kv.key.decode() for kv in connection.range(b"\0", b"\0", timeout_s=20).kvs})
     assert all(each == seen[0] for each in seen)
     return seen[0]
 
@@ -60,7 +60,7 @@ def _hashes(cluster: Cluster) -> set[tuple[int, int]]:
     hashes = set()
     for url in cluster.endpoints:
         with wire.Connection(url, cluster.record.spec.tls) as connection:
-            told = connection.hash_kv(timeout_s=5.0)
+            told = connection.hash_kv(timeout_s=20)
             hashes.add((told.hash, told.revision))
     return hashes
 
@@ -104,7 +104,7 @@ def test_every_member_has_the_snapshot_again_and_rollback_takes_it_back(lab: Clu
     for member in lab.members:
         assert member.record.data.place.endswith("-g2")
         with wire.Connection(member.client_url) as connection, pytest.raises(EtcdError, match="compacted"):
-            connection.range(b"a", revision=done.revision, timeout_s=5.0)
+            connection.range(b"a", revision=done.revision, timeout_s=20)
     retired = {each.data: each.why for each in lab.record.retired}
     assert retired == {member.data: "restored" for member in before.members}
     assert all(step in "\n".join(said) for step in ("1/5 make ", "2/5 stop ", "3/5 have ", "4/5 start ", "5/5 prove "))
@@ -278,10 +278,10 @@ def test_the_way_back_is_taken_when_the_proof_or_the_start_fails(
 def test_killed_at_every_entry_in_the_journal(plain: Cluster, file: Path) -> None:
     """Whichever entry it was killed at, the same command goes on, or snapshot.rollback takes it back.
 
-    Between the entry after one step and that before the next nothing is done: of each such pair, one is gone on with,
-    and the other taken back. The first and the last are killed twice.
+    Between the entry after one step and that before the next nothing is done: of each such pair, one is tried, and by
+    turns gone on with or taken back. `scripts/soak kills-process` tries all, both ways.
     """
-    for at, way in [(1, "on"), *((n, "back" if n % 2 else "on") for n in range(1, _ENTRIES + 1)), (_ENTRIES, "back")]:
+    for at, way in [(1, "back"), (2, "on"), (5, "back"), (6, "on"), (9, "back"), (_ENTRIES, "on")]:
         marker = f"cycle {at} {way}"
         _put(plain, marker)
         assert _kill(plain, at, "restore", file) == -signal.SIGKILL, at
@@ -294,7 +294,7 @@ def test_killed_at_every_entry_in_the_journal(plain: Cluster, file: Path) -> Non
             assert {"a", "b", marker} <= _keys(plain), marker
         assert load(plain) is None, marker
         assert plain.status().verdict == "healthy", marker
-        assert hashes_agree(plain, plain.record.spec.names, timeout_s=10.0).equal, marker
+        assert hashes_agree(plain, plain.record.spec.names, timeout_s=30.0).equal, marker
     assert _kill(plain, _ENTRIES + 1, "restore", file) == 0
 
 
@@ -441,11 +441,11 @@ def test_an_alarm_comes_back_with_the_snapshot(plain: Cluster, tmp_path: Path) -
     """With NOSPACE it is restored, and said what could not be written; with CORRUPT it is refused."""
     lives = members.lives(plain.record)
     with wire.Connection(plain.endpoints[0]) as connection:
-        me = connection.status(timeout_s=5.0).member_id
+        me = connection.status(timeout_s=20).member_id
         for kind in ("NOSPACE", "CORRUPT"):
-            connection.call(calls._alarm("ACTIVATE", me, kind), timeout_s=5.0)
+            connection.call(calls._alarm("ACTIVATE", me, kind), timeout_s=20)
             save_snapshot(plain, tmp_path / f"{kind}.db")
-            connection.alarm_disarm(me, kind, timeout_s=5.0)
+            connection.alarm_disarm(me, kind, timeout_s=20)
     with pytest.raises(Refused, match="CORRUPT was raised"):
         plain.restore(tmp_path / "CORRUPT.db")
     assert members.lives(plain.record) == lives

@@ -116,21 +116,24 @@ def test_save_with_and_without_a_name(lab: CommandLine, tmp_path: Path, program:
 def test_it_is_what_etcdctl_saves(lab: CommandLine, tmp_path: Path) -> None:
     """The same keys and revisions as `etcdctl snapshot save` gets, and etcdutl agrees with the manifest."""
     url = _cluster(lab).record.member("thor").client_url
-    ours, theirs = tmp_path / "ours.db", tmp_path / "theirs.db"
-    _saved(lab, str(ours), "--member", "thor")
-    ended = lab("ctl", "--", f"--endpoints={url}", "snapshot", "save", str(theirs))
-    assert ended.code == 0, ended.err
     etcdutl = binaries.etcdutl_for("")
     assert etcdutl
-    told, same = (
-        json.loads(
-            subprocess.run(
-                [etcdutl, "snapshot", "status", str(path), "-w", "json"], capture_output=True, timeout=30, check=True
-            ).stdout
-        )
-        for path in (ours, theirs)
-    )
-    # A hash over all keys and values is among it.
+
+    def told_of(path: Path) -> dict[str, Any]:
+        argv = [etcdutl, "snapshot", "status", str(path), "-w", "json"]
+        told: dict[str, Any] = json.loads(subprocess.run(argv, capture_output=True, timeout=30, check=True).stdout)
+        return told
+
+    for attempt in range(5):
+        ours, theirs = tmp_path / f"ours-{attempt}.db", tmp_path / f"theirs-{attempt}.db"
+        _saved(lab, str(ours), "--member", "thor")
+        ended = lab("ctl", "--", f"--endpoints={url}", "snapshot", "save", str(theirs))
+        assert ended.code == 0, ended.err
+        told, same = told_of(ours), told_of(theirs)
+        # The hash is over the whole file, and so over how far the log is applied: a container's health check between
+        # the two, which goes through the log, changes it.
+        if told == same:
+            break
     assert told == same
     manifest = read_manifest(ours)
     assert manifest
@@ -278,7 +281,8 @@ def test_deep(lab: CommandLine, tmp_path: Path) -> None:
     assert f"{path}: PASSED (level: boot)" in ended.out
     assert "and reads 20 keys" in ended.out
     assert os.listdir(scratch) == []
-    assert lab("cluster.list", "-o", "json").out.count('"verify"') == 0
+    # Other tests verify snapshots at the same time, each in a place of its own.
+    assert str(scratch) not in lab("cluster.list", "-o", "json").out
     manifest = read_manifest(path)
     assert manifest
     assert (manifest.keys, [each.level for each in manifest.verified]) == (20, ["hash", "pages", "boot"])

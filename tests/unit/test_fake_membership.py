@@ -47,13 +47,13 @@ def _add(cluster: Cluster, name: str = "hulk", *, learner: bool = True) -> Membe
     alone = msgspec.structs.replace(cluster.record.spec, members=(spec,))
     [placed] = cluster.runtime.place(alone, cluster.record.id, "")
     with wire.Connection(cluster.endpoints[0]) as etcd:
-        added = etcd.member_add([placed.peer_url], learner=learner, timeout_s=5)
+        added = etcd.member_add([placed.peer_url], learner=learner, timeout_s=20)
     cluster.save(msgspec.structs.replace(cluster.record.joined(spec, placed), bootstrapped=True))
     return added
 
 
 def _put(cluster: Cluster, member: str = "ironman", value: bytes = b"v") -> None:
-    _ask(cluster, lambda etcd: etcd.put(b"k", value, timeout_s=5), member)
+    _ask(cluster, lambda etcd: etcd.put(b"k", value, timeout_s=20), member)
 
 
 def _said(cluster: Cluster, record: ClusterRecord, name: str) -> str:
@@ -70,9 +70,9 @@ def test_a_learner_that_lags_is_not_promoted(cluster: Cluster) -> None:
     status = cluster.member("hulk").status()
     assert (status.is_learner, status.revision) == (True, 1)
     with pytest.raises(EtcdError, match="in sync with leader"):
-        _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=5))
+        _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=20))
     _runtime(cluster).lies.learner_lags = False
-    _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=5))
+    _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=20))
     status = cluster.member("hulk").status()
     assert not status.is_learner
     assert status.revision == cluster.member("ironman").status().revision > 30
@@ -94,7 +94,7 @@ def test_a_learner_counts_for_no_quorum(cluster: Cluster) -> None:
     cluster.member("thor").start()
     assert cluster.leader().name in ("thor", "deadpool")
     cluster.member("ironman").start()
-    _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=5))
+    _ask(cluster, lambda etcd: etcd.member_promote(added.id, timeout_s=20))
     # Of four, three are needed: the one that was a learner is one of them.
     cluster.member("hulk").kill()
     _put(cluster)
@@ -111,12 +111,12 @@ def test_a_voter_that_does_not_start_takes_the_quorum_of_a_single_member(tmp_pat
     added = _add(cluster, learner=False)
     with wire.Connection(cluster.endpoints[0]) as etcd:
         with pytest.raises(EtcdError, match="request timed out"):
-            etcd.put(b"k", b"v", timeout_s=5)
+            etcd.put(b"k", b"v", timeout_s=20)
         # etcd sets no limit to a change of members: it waits for as long as there is no quorum.
         removal = etcd.start(calls.member_remove(added.id), timeout_s=20)
         cluster.start_members(["hulk"])
         assert [info.name for info in removal.result()] == ["ironman"]
-        etcd.put(b"k", b"v", timeout_s=5)
+        etcd.put(b"k", b"v", timeout_s=20)
     runtime.destroy(cluster.record)
 
 
@@ -125,7 +125,7 @@ def test_a_frozen_member_that_was_removed_ends_when_it_goes_on(cluster: Cluster,
     thor = cluster.member("thor")
     removed = thor.status().member_id
     thor.pause()
-    left = _ask(cluster, lambda etcd: etcd.member_remove(removed, timeout_s=5))
+    left = _ask(cluster, lambda etcd: etcd.member_remove(removed, timeout_s=20))
     assert len(left) == 2  # type: ignore[arg-type]
     assert thor.state() == "paused"
     thor.resume()
@@ -141,7 +141,7 @@ def test_a_removed_leader_is_replaced_by_another(cluster: Cluster, wait_until: W
     assert before.leader
     leader = cluster.member(before.leader)
     number = leader.status().member_id
-    _ask(cluster, lambda etcd: etcd.member_remove(number, timeout_s=5), leader.name)
+    _ask(cluster, lambda etcd: etcd.member_remove(number, timeout_s=20), leader.name)
     wait_until(lambda: leader.state() == "stopped")
     other = next(name for name in cluster.record.spec.names if name != leader.name)
     _put(cluster, other)
@@ -163,20 +163,20 @@ def test_a_replaced_member_is_another_with_no_data(cluster: Cluster, wait_until:
     # With the id of the old one, it would have forgotten what that has acknowledged.
     with pytest.raises(MemberFailed, match="tocommit"):
         cluster.member("thor").start()
-    _ask(cluster, lambda etcd: etcd.member_remove(old, timeout_s=5))
+    _ask(cluster, lambda etcd: etcd.member_remove(old, timeout_s=20))
     with pytest.raises(MemberFailed, match="member count is unequal"):
         cluster.member("thor").start()
-    _ask(cluster, lambda etcd: etcd.member_add([record.member("thor").peer_url], learner=True, timeout_s=5))
+    _ask(cluster, lambda etcd: etcd.member_add([record.member("thor").peer_url], learner=True, timeout_s=20))
     cluster.start_members(["thor"])
     status = cluster.member("thor").status()
     assert status.is_learner
     assert status.member_id != old
     with wire.Connection(cluster.member("thor").client_url) as etcd:
-        assert etcd.range(b"k", timeout_s=5, serializable=True).kvs[0].value == b"before"
+        assert etcd.range(b"k", timeout_s=20, serializable=True).kvs[0].value == b"before"
         with pytest.raises(EtcdError, match="rpc not supported for learner"):
-            etcd.range(b"k", timeout_s=5)
+            etcd.range(b"k", timeout_s=20)
         with pytest.raises(EtcdError, match="rpc not supported for learner"):
-            etcd.watch(b"k", timeout_s=5)
+            etcd.watch(b"k", timeout_s=20)
     # The old data is what it was: it can never join again.
     with pytest.raises(MemberFailed, match="runs already"):
         cluster.runtime.start(cluster.record, ["thor"])
@@ -213,9 +213,9 @@ def test_a_snapshot_has_the_members_as_they_are(cluster: Cluster, tmp_path: Path
     """Learners are marked, and those that were removed are named as such."""
     added = _add(cluster)
     removed = cluster.member("thor").status().member_id
-    _ask(cluster, lambda etcd: etcd.member_remove(removed, timeout_s=5))
+    _ask(cluster, lambda etcd: etcd.member_remove(removed, timeout_s=20))
     with wire.Connection(cluster.endpoints[0]) as etcd:
-        data = b"".join(etcd.snapshot(timeout_s=5))
+        data = b"".join(etcd.snapshot(timeout_s=20))
     file = tmp_path / "file"
     file.write_bytes(data[:-32])
     found = bolt.read_contents(file).members

@@ -26,6 +26,7 @@ from etcdops.runtimes.base import CanKill, CanPause
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.spec import ClusterSpec, MemberSpec, Tls
 from etcdops.state import Store
+from tests.conftest import own_ports
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def _put(member: Member, key: bytes, value: bytes = b"1", timeout_s: float = 5.0
 
 def _get(member: Member, key: bytes, *, serializable: bool = False) -> bytes | None:
     with wire.Connection(member.client_url) as etcd:
-        kvs = etcd.range(key, timeout_s=5.0, serializable=serializable).kvs
+        kvs = etcd.range(key, timeout_s=20, serializable=serializable).kvs
     return kvs[0].value if kvs else None
 
 
@@ -184,12 +185,13 @@ def test_ports_are_those_that_are_chosen_for_members(
     runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ETCDOPS_PORTS names the ports of members in memory as well; where it leaves too few, the cluster is refused."""
-    monkeypatch.setenv("ETCDOPS_PORTS", "23000-23099")
+    some = own_ports()[:100]
+    monkeypatch.setenv("ETCDOPS_PORTS", f"{some[0]}-{some[-1]}")
     record = Cluster.create("x", runtime=runtime, store=Store(tmp_path)).record
     ports = {int(url.rpartition(":")[2]) for m in record.members for url in (m.client_url, m.peer_url)}
     assert len(ports) == 6
-    assert ports <= set(range(23000, 23100))
-    monkeypatch.setenv("ETCDOPS_PORTS", "23000-23004")
+    assert ports <= set(some)
+    monkeypatch.setenv("ETCDOPS_PORTS", f"{some[0]}-{some[4]}")
     with pytest.raises(Refused, match="fewer than 6 ports"):
         Cluster.create("y", runtime=runtime, store=Store(tmp_path))
 
@@ -203,7 +205,7 @@ def test_a_cluster_may_be_placed_again(runtime: FakeRuntime) -> None:
 
 
 def _free_port_pair() -> int:
-    for port in range(21000, 31000, 2):
+    for port in own_ports()[::2]:
         with socket.socket() as first, socket.socket() as second:
             try:
                 first.bind(("127.0.0.1", port))
@@ -347,7 +349,7 @@ def test_a_member_that_was_away_catches_up(cluster: Cluster) -> None:
     hashes = set()
     for member in cluster.members:
         with wire.Connection(member.client_url) as etcd:
-            hashes.add(etcd.hash_kv(revision, timeout_s=5))
+            hashes.add(etcd.hash_kv(revision, timeout_s=20))
     assert len(hashes) == 1
 
 
@@ -355,16 +357,16 @@ def test_the_leader_can_be_moved(cluster: Cluster) -> None:
     """MoveLeader is taken by the leader alone, and only for a member that is there."""
     leader, follower = cluster.leader(), _followers(cluster)[0]
     with wire.Connection(leader.client_url) as first, wire.Connection(follower.client_url) as second:
-        target = second.status(timeout_s=5).member_id
+        target = second.status(timeout_s=20).member_id
         with pytest.raises(EtcdError, match="not leader"):
-            second.move_leader(target, timeout_s=5)
+            second.move_leader(target, timeout_s=20)
         with pytest.raises(EtcdError, match="bad leader transferee"):
-            first.move_leader(12345, timeout_s=5)
-        first.move_leader(target, timeout_s=5)
-        ids = {info.name: info.id for info in first.member_list(timeout_s=5)}
+            first.move_leader(12345, timeout_s=20)
+        first.move_leader(target, timeout_s=20)
+        ids = {info.name: info.id for info in first.member_list(timeout_s=20)}
         assert ids[follower.name] == target
-        assert first.alarms(timeout_s=5) == ()
-        first.defragment(timeout_s=5)
+        assert first.alarms(timeout_s=20) == ()
+        first.defragment(timeout_s=20)
     assert cluster.leader().name == follower.name
 
 
@@ -372,27 +374,29 @@ def test_watches_and_leases(cluster: Cluster) -> None:
     """A watch on one member shows what is written through another; a lease that ends takes its keys with it."""
     leader, follower = cluster.leader(), _followers(cluster)[0]
     with wire.Connection(leader.client_url) as writer, wire.Connection(follower.client_url) as watcher:
-        lease = writer.lease_grant(1, timeout_s=5)
-        assert lease.ttl_s == 2
+        lease = writer.lease_grant(60, timeout_s=20)
+        assert watcher.lease_keep_alive(lease.lease_id, timeout_s=20).ttl_s == 60
         with watcher.watch(b"a", b"c", timeout_s=30, prev_kv=True) as watch:
-            first = writer.put(b"a", b"1", lease=lease.lease_id, timeout_s=5).revision
+            first = writer.put(b"b", b"1", lease=lease.lease_id, timeout_s=20).revision
+            assert watcher.call(calls.lease_info(lease.lease_id), timeout_s=20).keys == (b"b",)
             for outside in (b"0", b"c"):
-                writer.put(outside, b"1", timeout_s=5)
-            writer.put(b"b", b"2", timeout_s=5)
+                writer.put(outside, b"1", timeout_s=20)
+            # What has to happen before it ends is done at once.
+            brief = writer.lease_grant(1, timeout_s=20)
+            writer.put(b"a", b"1", lease=brief.lease_id, timeout_s=20)
+            assert brief.ttl_s == 2
             kinds = [
                 (batch.revision, [(e.kind, e.kv.key) for e in batch.events]) for batch in (next(watch), next(watch))
             ]
-            assert kinds == [(first, [("put", b"a")]), (first + 3, [("put", b"b")])]
-            assert watcher.lease_keep_alive(lease.lease_id, timeout_s=5).ttl_s == 2
-            assert watcher.call(calls.lease_info(lease.lease_id), timeout_s=5).keys == (b"a",)
+            assert kinds == [(first, [("put", b"b")]), (first + 3, [("put", b"a")])]
             (event,) = next(watch).events
             assert (event.kind, event.kv.key) == ("delete", b"a")
             assert event.prev_kv is not None
             assert event.prev_kv.value == b"1"
-        assert watcher.lease_keep_alive(lease.lease_id, timeout_s=5).ttl_s == 0
-        writer.compact(first + 4, timeout_s=5)
+        assert watcher.lease_keep_alive(brief.lease_id, timeout_s=20).ttl_s == 0
+        writer.compact(first + 4, timeout_s=20)
         with (
-            watcher.watch(b"a", timeout_s=5, start_revision=first) as watch,
+            watcher.watch(b"a", timeout_s=20, start_revision=first) as watch,
             pytest.raises(wire.Compacted) as caught,
         ):
             next(watch)
@@ -403,16 +407,16 @@ def test_a_new_leader_gives_leases_their_whole_time_again(cluster: Cluster) -> N
     """Leases have IDs of their own, and none ends because the leader was lost."""
     follower = _followers(cluster)[0]
     with wire.Connection(follower.client_url) as etcd:
-        first, second = (etcd.lease_grant(ttl_s, timeout_s=5) for ttl_s in (100, 200))
+        first, second = (etcd.lease_grant(ttl_s, timeout_s=20) for ttl_s in (100, 200))
         assert first.lease_id != second.lease_id
-        etcd.put(b"k", b"v", lease=first.lease_id, timeout_s=5)
+        etcd.put(b"k", b"v", lease=first.lease_id, timeout_s=20)
         cluster.leader().kill()
-        etcd.put(b"elected", b"v", timeout_s=5)
-        info = etcd.call(calls.lease_info(first.lease_id), timeout_s=5)
+        etcd.put(b"elected", b"v", timeout_s=20)
+        info = etcd.call(calls.lease_info(first.lease_id), timeout_s=20)
         assert (info.granted_ttl_s, info.keys) == (100, (b"k",))
         assert 90 < info.ttl_s <= 100
-        assert etcd.lease_revoke(first.lease_id, timeout_s=5) == etcd.range(b"k", timeout_s=5).revision
-        assert etcd.range(b"k", timeout_s=5).kvs == ()
+        assert etcd.lease_revoke(first.lease_id, timeout_s=20) == etcd.range(b"k", timeout_s=20).revision
+        assert etcd.range(b"k", timeout_s=20).kvs == ()
 
 
 def test_asyncio_and_etcd3_clients(cluster: Cluster) -> None:
@@ -483,7 +487,7 @@ def test_every_acknowledged_write_is_kept_through_faults(cluster: Cluster, wait_
     assert len(acknowledged) > 50
     for member in cluster.members:
         with wire.Connection(member.client_url) as etcd:
-            found = {kv.key for kv in etcd.range(b"w/", b"w0", timeout_s=5).kvs}
+            found = {kv.key for kv in etcd.range(b"w/", b"w0", timeout_s=20).kvs}
         assert acknowledged <= found
 
 

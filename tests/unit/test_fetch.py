@@ -31,6 +31,7 @@ from etcdops.download import NotServed, download
 from etcdops.errors import BinaryError, SpecError
 from etcdops.fetch import fetch
 from etcdops.versions import CURRENT
+from tests.unit.alone import leave_alone
 
 pytestmark = pytest.mark.skipif(
     platform() != "linux-amd64", reason="the stand-in binaries of these tests are for Linux on x86-64"
@@ -148,12 +149,7 @@ def mirror() -> Iterator[Mirror]:
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A home of its own, an empty PATH, none of the caller's settings, and no way off this machine."""
-    for name in list(os.environ):
-        if name.startswith(("ETCD", "XDG_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", "")
+    leave_alone(monkeypatch, tmp_path)
     monkeypatch.setenv("ETCDOPS_ETCD_MIRROR", "http://127.0.0.1:1")
 
 
@@ -430,7 +426,7 @@ def test_no_answer_in_time(mirror: Mirror, manner: str) -> None:
     mirror.replies[f"/v{VERSION}/SHA256SUMS"] = silent(mirror) if manner == "silent" else trickling(mirror, head)
     began = time.monotonic()
     refused(mirror, "took too long: there was no answer", timeout_s=60.0, connect_timeout_s=0.3)
-    assert time.monotonic() - began < 30, "the limit for the whole was waited for"
+    assert time.monotonic() - began < 50, "the limit for the whole was waited for"
 
 
 @pytest.mark.parametrize("manner", ["stalling", "trickling"])
@@ -442,10 +438,10 @@ def test_the_whole_ends_in_time(mirror: Mirror, manner: str) -> None:
     others = set(threading.enumerate())
     began = time.monotonic()
     refused(mirror, r"took too long: (none|\d+) of 100000 bytes had come", timeout_s=1.5, connect_timeout_s=60.0)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50
     if manner == "trickling":  # what moves is let go of at its next byte; what stalls, when its own limit is over
         while any(thread.name == "etcdops-download" for thread in set(threading.enumerate()) - others):
-            assert time.monotonic() - began < 20, "the transfer goes on"
+            assert time.monotonic() - began < 50, "the transfer goes on"
             time.sleep(0.01)
 
 

@@ -91,7 +91,7 @@ def test_users_get_the_remedy(tmp_path: Path) -> None:
         leader = cluster.leader()
         follower = next(member for member in cluster.members if member.name != leader.name)
         with wire.Connection(follower.client_url) as etcd, pytest.raises(EtcdError, match="not leader") as refused:
-            etcd.move_leader(1, timeout_s=5.0)
+            etcd.move_leader(1, timeout_s=20)
         assert "`status` shows who leads" in refused.value.remedy
         leader.pause()
         with wire.Connection(leader.client_url) as etcd, pytest.raises(EtcdError) as silent:

@@ -124,7 +124,7 @@ def test_commands_side_by_side_end_together(
     try:
         with pytest.raises(expected):
             host.run_each(commands, timeout_s=0.5 if how == "late" else 30)
-        wait_until(lambda: not _asleep(length), timeout_s=10, what="the end of all")
+        wait_until(lambda: not _asleep(length), what="the end of all")
     finally:
         for pid in _asleep(length):
             os.kill(pid, signal.SIGKILL)

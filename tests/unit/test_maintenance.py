@@ -17,9 +17,11 @@ from etcdops.facts import Facts, MemberFacts
 from etcdops.operations.compact import KEEP, History, choose, history, plan_compact, refuse_bad_compaction
 from etcdops.operations.defrag import order, plan_defrag
 from etcdops.operations.fullness import Fullness, live_bytes, plan_heal
+from etcdops.operations.gate import refuse_bad_versions
 from etcdops.operations.plan import Plan, plan_text
-from etcdops.operations.upkeep import patience_s, refuse_bad_versions, voter
+from etcdops.operations.upkeep import patience_s, voter
 from etcdops.placement import check_same
+from etcdops.remote.inventory import HostSpec
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.space import DEFAULT_QUOTA_BYTES, DefragRule, Space, measure
 from etcdops.spec import ClusterSpec, Tls
@@ -117,6 +119,24 @@ def test_quota_of_a_cluster() -> None:
     with pytest.raises(Refused, match="has a space quota of 2 GiB, etcd's default, not 32 MiB"):
         check_same(plain, runtime="", size=0, spec=wish)
     check_same(record, runtime="", size=0, spec=ClusterSpec.of_size("lab"))
+
+
+def test_hosts_of_a_cluster() -> None:
+    """They are fixed at creation, by name and place; how they are reached from here may change."""
+    has = (HostSpec("h1", address="10.0.0.1"), HostSpec("h2", address="10.0.0.2"))
+    record = msgspec.structs.replace(_record(), hosts=has)
+
+    def same(*hosts: HostSpec) -> None:
+        check_same(record, runtime="", size=0, spec=ClusterSpec.of_size("lab"), hosts=hosts)
+
+    same()
+    same(has[1], HostSpec("h1", address="10.0.0.1", port=22, key="/k", user="root"))
+    with pytest.raises(Refused, match="cluster lab has the hosts h1, h2, not h1, h3: these are fixed"):
+        same(has[0], HostSpec("h3"))
+    with pytest.raises(Refused, match=r"has host h2 at 10\.0\.0\.2, port 22, not at 10\.0\.0\.9, port 22: these"):
+        same(has[0], HostSpec("h2", address="10.0.0.9"))
+    with pytest.raises(Refused, match=r"not at 10\.0\.0\.2, port 22 \(for its peers 192\.168\.7\.2\)"):
+        same(has[0], HostSpec("h2", address="10.0.0.2", peer_address="192.168.7.2"))
 
 
 @pytest.mark.parametrize(

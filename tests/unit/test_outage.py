@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from fractions import Fraction
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcdops.errors import SpecError
+from etcdops.ops import KeepAlive, Put, Range
 from etcdops.spec import Timing
+from etcdops.verify.recorded import Claim, Fault
+from etcdops.workload.deliveries import Delivery
 from etcdops.workload.history import FAILOVER_READ, FAILOVER_WRITE, Operation, Outcome, pinned_stream
-from etcdops.workload.outage import measure, measure_stream, predict, predicted_mean_ms
+from etcdops.workload.outage import Outage, fault_window, measure, measure_stream
+from etcdops.workload.prediction import predict_distribution
 
 _MS = 1_000_000
 
@@ -32,15 +35,15 @@ def _op(
     return Operation(
         id=int(scheduled_ms * 100) + attempt,
         stream=stream,
+        process=0,
         member="thor",
-        op="get" if stream == FAILOVER_READ else "put",
-        key="k",
-        value="v",
+        request=Range(b"k") if stream == FAILOVER_READ else Put(b"k", b"v"),
         scheduled_ns=round(scheduled_ms * _MS),
         call_ns=round(call_ms * _MS),
         return_ns=round(return_ms * _MS),
         outcome=outcome,
         attempt=attempt,
+        code="" if outcome == "ok" else "LOST",
     )
 
 
@@ -377,49 +380,139 @@ def test_order_of_the_record_does_not_matter(drawn: tuple[list[Operation], int, 
     assert outage(ops) == outage(ops[::-1])
 
 
-def test_prediction_for_a_killed_leader() -> None:
-    """A follower campaigns after T to 2T - 1 ticks: 1.0 to 1.9 s at the defaults, whatever the number of followers."""
-    for voters in (3, 5, 7):
-        assert predict(Timing(), voters, "kill") == (1000, 1900)
-        assert predict(Timing(), voters, "freeze") == (1000, 1900)
-    assert predict(Timing(heartbeat_ms=10, election_ms=100), 3, "kill") == (100, 190)
-    # etcd counts whole ticks: 1,050 ms are 10 of 100 ms.
-    assert predict(Timing(heartbeat_ms=100, election_ms=1050), 3, "kill") == (1000, 1900)
+def test_reads_that_a_member_answers_by_itself_hide_no_outage() -> None:
+    """Serializable reads on a pinned stream are served all the time; they stand apart from its writes."""
+    history: list[Operation] = []
+    for number, at in enumerate(range(0, 4000, 10)):
+        if number % 2:
+            read = _op(at, at + 2)
+            history.append(msgspec.structs.replace(read, request=Range(b"k", serializable=True)))
+        else:
+            down = 1000 <= at < 2200
+            history.append(_op(at, at + (90 if down else 2), "failed" if down else "ok"))
+    outage = measure(history, inject_ns=1000 * _MS, heal_ns=2600 * _MS, rate=100)
+    assert outage.write_ms == 2202 - 982
+    assert outage.worst_member == "thor"
+    reads = outage.streams["pinned.thor.serializable-reads"]
+    assert reads.gap_ms == 20
+    assert reads.stream == "pinned.thor.serializable-reads"
+    # Half the stream's rate: a slot of the writes' schedule lasts 20 ms, and so does their resolution's first part.
+    assert outage.unavailable_ms == 1200
+    assert outage.streams["pinned.thor"].resolution_ms == 22
 
 
-def test_prediction_for_a_stopped_leader() -> None:
-    """A leader that hands over costs about a heartbeat."""
-    assert predict(Timing(), 3, "stop") == (0, 100)
+def test_only_reads_on_a_pinned_stream_give_no_write_outage() -> None:
+    """Where no write was sent through the members, there is no headline."""
+    reads = [msgspec.structs.replace(op, request=Range(b"k")) for op in _steady(0, 1000)]
+    outage = measure(reads, inject_ns=100 * _MS, heal_ns=200 * _MS, rate=100)
+    assert outage.write_ms is None
+    assert set(outage.streams) == {"pinned.thor.reads"}
 
 
-@pytest.mark.parametrize("voters", [1, 2])
-def test_no_prediction_without_a_quorum(voters: int) -> None:
-    """Where the rest is no quorum the outage ends with the healing, not with an election."""
-    with pytest.raises(SpecError, match="no quorum"):
-        predict(Timing(), voters, "kill")
-    with pytest.raises(SpecError, match="no quorum"):
-        predicted_mean_ms(Timing(), voters)
+def test_a_hole_in_the_schedule_is_resolution() -> None:
+    """Where nothing was sent for 300 ms, nothing shorter can be told."""
+    ops = _steady(0, 1000) + _steady(1300, 3000)
+    assert measure_stream(ops, inject_ns=1100 * _MS, heal_ns=1400 * _MS, rate=100).resolution_ms == 310 + 2
+    assert measure_stream(ops, inject_ns=2000 * _MS, heal_ns=2400 * _MS, rate=100).resolution_ms == 10 + 2
 
 
-def test_no_prediction_for_another_way() -> None:
-    """A way without a model is refused by name."""
-    with pytest.raises(SpecError, match="'partition'"):
-        predict(Timing(), 3, "partition")
+def test_prediction_and_outlier_stand_in_the_outage() -> None:
+    """Raft's prediction is kept whole beside the headline, and an outage beyond it is an outlier, with the reason."""
+    prediction = predict_distribution(Timing(), 3, "kill")
+    outage = measure(_hand_made(), inject_ns=1005 * _MS, heal_ns=2505 * _MS, rate=100, prediction=prediction)
+    assert outage.write_ms == 1198
+    assert outage.predicted_ms == (1000, 1900)
+    assert outage.prediction == prediction
+    assert outage.outlier == ""
+    quick = predict_distribution(Timing(heartbeat_ms=10, election_ms=100), 3, "kill")
+    outage = measure(_hand_made(), inject_ns=1005 * _MS, heal_ns=2505 * _MS, rate=100, prediction=quick)
+    assert "longer than predicted" in outage.outlier
 
 
-def _mean_ticks(ticks: int, followers: int) -> Fraction:
-    """Give the mean of the smallest of `followers` draws from ticks .. 2 ticks - 1, by listing all of them."""
-    total = Fraction(0)
-    for value in range(ticks, 2 * ticks):
-        at_least = Fraction(2 * ticks - value, ticks) ** followers
-        more = Fraction(2 * ticks - value - 1, ticks) ** followers
-        total += value * (at_least - more)
-    return total
+def test_figures_of_the_whole_record() -> None:
+    """Leader, watches, leases, latency and errors are measured over the same window, and kept beside the headline."""
+    ids = {"thor": 7, "deadpool": 8}
+    claims = [
+        Claim(0, "thor", 2, 8),
+        Claim(0, "deadpool", 2, 8),
+        Claim(2150 * _MS, "thor", 3, 7),
+    ]
+    changes = [*range(0, 1010, 10), *range(2205, 5000, 10)]
+    deliveries = {
+        "thor": [Delivery(at * _MS, 1, "events", 5) for at in changes],
+        "deadpool": [Delivery(at * _MS, 1, "events", 5) for at in [*range(0, 1000, 10), 4000]],
+    }
+    beats = [msgspec.structs.replace(op, stream="client.1", request=KeepAlive(5)) for op in _hand_made()]
+    # Beside the window, errors are no effect of the fault.
+    beside = [_op(100, 160, "failed"), _op(4900, 4960, "unknown")]
+    outage = measure(
+        _hand_made() + beats + beside,
+        inject_ns=1005 * _MS,
+        heal_ns=2505 * _MS,
+        rate=100,
+        affected=["deadpool"],
+        claims=claims,
+        ids=ids,
+        deliveries=deliveries,
+    )
+    assert outage.new_leader_ms == 1145
+    assert outage.watch_ms == 2205 - 1000
+    assert set(outage.watches) == {"thor", "deadpool"}
+    assert outage.watches["deadpool"].gap_ms == 4000 - 990
+    assert outage.lease_ms == 1198
+    assert outage.lease is not None
+    assert outage.lease.noise_ms == 10
+    # What is no stream of a fixed rate to a member has no figures of its own.
+    assert set(outage.streams) == {"pinned.thor"}
+    assert outage.errors == {"unknown": {"LOST": 100}}
+    # From 2,200 on, where all that waited was answered.
+    assert outage.p99_before_ms == 2
+    assert outage.p99_back_ms == 2200 - 1005
 
 
-def test_predicted_mean() -> None:
-    """The mean is 1.29 s for three voters and 1.15 s for five, and in general that of the earliest draw."""
-    assert predicted_mean_ms(Timing(), 3) == pytest.approx(1285)
-    assert predicted_mean_ms(Timing(), 5) == pytest.approx(1153.33)
-    for voters in (3, 4, 5, 7):
-        assert math.isclose(predicted_mean_ms(Timing(), voters), 100 * _mean_ticks(10, voters - 1))
+def test_figures_without_their_records_are_none() -> None:
+    """Nothing is made up where no claims, deliveries or keep-alives were recorded."""
+    outage = measure(_hand_made(), inject_ns=1005 * _MS, heal_ns=2505 * _MS, rate=100)
+    assert (outage.new_leader_ms, outage.watch_ms, outage.lease_ms) == (None, None, None)
+    assert (outage.watches, outage.lease, outage.prediction, outage.outlier) == ({}, None, None, "")
+
+
+def test_latency_is_back_at_once_where_there_was_no_outage() -> None:
+    """A gap within resolution and noise is no outage: latency was never away, wherever that gap lies."""
+    ops = _steady(0, 5000)
+    ops[300] = _op(3000, 3009)
+    outage = measure(ops, inject_ns=1000 * _MS, heal_ns=4000 * _MS, rate=100)
+    assert outage.write_ms == 17
+    assert outage.p99_back_ms == 0
+
+
+def test_latency_is_not_back_where_the_outage_never_ended() -> None:
+    """Without an answer after the outage there is no latency to be back."""
+    ops = _steady(0, 1000) + [_op(at, at + 50, "failed") for at in range(1000, 3000, 10)]
+    outage = measure(ops, inject_ns=1000 * _MS, heal_ns=1500 * _MS, rate=100)
+    assert outage.p99_before_ms == 2
+    assert outage.p99_back_ms is None
+
+
+def test_window_of_several_faults() -> None:
+    """Several faults act from the first injection to the last healing, on all members that they hit."""
+    faults = [
+        Fault("kill", "thor", 20, 21, 88, 90),
+        Fault("freeze", "deadpool", 10, 11, 48, 50),
+        Fault("kill", "thor", 60, 61, 93, 95),
+    ]
+    assert fault_window(faults) == (10, 95, ("thor", "deadpool"))
+    with pytest.raises(SpecError, match="without a fault"):
+        fault_window([])
+
+
+def test_a_verdict_of_before_reads_as_an_outage() -> None:
+    """verdict.json is public: an outage without the figures that came later is still read."""
+    outage = measure(_hand_made(), inject_ns=1005 * _MS, heal_ns=2505 * _MS, rate=100)
+    old = msgspec.to_builtins(outage)
+    for name in ("new_leader_ms", "watch_ms", "lease_ms", "p99_before_ms", "p99_back_ms", "errors", "watches"):
+        del old[name]
+    for name in ("lease", "prediction", "outlier"):
+        del old[name]
+    read = msgspec.convert(old, Outage)
+    assert (read.write_ms, read.watch_ms, read.errors) == (1198, None, {})

@@ -365,10 +365,12 @@ def test_a_killed_first_use_is_done_again(fresh: Checkout, tmp_path: Path) -> No
     assert (second.returncode, fresh.builds()) == (0, 2)
 
 
-def test_a_failed_installation_shows_the_cause_and_is_tried_again(fresh: Checkout) -> None:
+def test_a_failed_installation_shows_the_cause_and_is_tried_again(used: Checkout) -> None:
     """When pip fails its last lines are shown, the exit code is 1, the command does not run, and a retry works."""
-    failed = fresh.run("test", FAKE_FAILURE="no etcd in this wheel")
-    retried = fresh.run("test")
+    with (used.root / "pyproject.toml").open("a") as pyproject:
+        pyproject.write("# edited, and not installed at once\n")
+    failed = used.run("test", FAKE_FAILURE="no etcd in this wheel")
+    retried = used.run("test")
 
     assert (failed.returncode, failed.stdout) == (1, "")
     assert "no etcd in this wheel" in failed.stderr

@@ -88,6 +88,35 @@ def test_every_flag_has_help(capsys: pytest.CaptureFixture[str], name: str) -> N
             assert argument.default in (None, ""), f"{name} --{argument.name} hides what is configured"
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{name} --help" for name in NAMES),
+        "check -h",
+        "check --output json --help",
+        "check RUN --help",
+        "member.kill -c lab -h",
+        "snapshot.pull URL --help",
+    ],
+)
+def test_help_can_follow_the_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """`NAME --help` shows the help of NAME, whatever words and flags it wants."""
+    words = line.split()
+    monkeypatch.setattr(sys, "argv", ["etcdops", *words])
+    shown = _printed(capsys, *words)
+    assert shown.startswith(f"Usage: etcdops [--core-opts] {words[0]} ")
+    assert (namespace[words[0]].__doc__ or "").splitlines()[0].strip()[:60] in shown
+
+
+def test_help_of_another_task_leaves_words_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word that has to be there has to be there, unless it is this task's help that is asked for."""
+    for line in ("check", "check RUN", "status --help", "check -- --help", "check --model --help"):
+        monkeypatch.setattr(sys, "argv", ["etcdops", *line.split()])
+        assert [each.name for each in _arguments("check") if each.positional] == ["run"], line
+
+
 def test_same_flag_same_meaning() -> None:
     """A flag that several commands have is spelled the same way in all of them: cluster, output, yes."""
     for name in NAMES:

@@ -23,7 +23,9 @@ import msgspec
 import pytest
 
 from etcdops import _proto, wire
+from etcdops.answers import RangeResult
 from etcdops.errors import ClusterError, EtcdError, SpecError, StateError, WaitTimeout
+from etcdops.ops import Put
 from etcdops.workload.history import FAILOVER_READ, FAILOVER_WRITE, Operation, pinned_stream, read_history
 from etcdops.workload.outage import measure_stream
 from etcdops.workload.traffic import Traffic, TrafficPlan, failover_rule
@@ -103,6 +105,11 @@ def _of(history: list[Operation], stream: str) -> list[Operation]:
     return sorted((op for op in history if op.stream == stream), key=lambda op: (op.scheduled_ns, op.attempt))
 
 
+def _value(op: Operation) -> bytes:
+    assert isinstance(op.request, Put)
+    return op.request.value
+
+
 def _assert_schedule_kept(history: list[Operation], rate: int) -> None:
     """No scheduled operation is missing from a stream, whatever became of those before."""
     for stream in {op.stream for op in history}:
@@ -123,12 +130,13 @@ def test_record_is_whole_and_keys_are_unique(members: dict[str, _Member], tmp_pa
     assert summary.complete
     history = read_history(plan.output)
     assert len({op.id for op in history}) == len(history)
-    puts = [op for op in history if op.op == "put"]
-    assert len({op.key for op in puts}) == len({op.value for op in puts}) == len(puts)
-    for op in puts:
-        assert op.key == f"etcdops/run1/{op.stream}/{op.id:08d}"
-        assert op.value == f"run1/{op.id}"
-        assert members["thor"].store[op.key.encode()] == op.value.encode()
+    puts = [op.request for op in history if isinstance(op.request, Put)]
+    assert len({put.key for put in puts}) == len({put.value for put in puts}) == len(puts)
+    for op in history:
+        if isinstance(op.request, Put):
+            assert op.request.key == f"etcdops/run1/{op.stream}/{op.id:08d}".encode()
+            assert op.request.value == f"run1/{op.id}".encode()
+            assert members["thor"].store[op.request.key] == op.request.value
     for op in history:
         assert op.outcome == "ok"
         assert op.revision > 0
@@ -162,11 +170,12 @@ def test_reads_return_what_was_written(members: dict[str, _Member], tmp_path: Pa
         traffic.wait_acknowledged(time.monotonic_ns() + 200_000_000, 20)
         traffic.stop()
     history = read_history(plan.output)
-    written = {op.key: op for op in history if op.op == "put"}
-    found = [op for op in _of(history, FAILOVER_READ) if op.value]
+    written = {op.key: op for op in history if op.kind == "put"}
+    found = [op for op in _of(history, FAILOVER_READ) if isinstance(op.answer, RangeResult) and op.answer.kvs]
     assert found
     for op in found:
-        assert op.value == written[op.key].value
+        assert isinstance(op.answer, RangeResult)
+        assert op.answer.kvs[0].value == _value(written[op.key])
         assert written[op.key].return_ns <= op.call_ns
 
 
@@ -233,7 +242,7 @@ def test_failover_moves_on_with_a_new_key(members: dict[str, _Member], tmp_path:
         assert (first.member, first.attempt, first.outcome) == (silent, 1, "unknown")
         assert (second.member, second.attempt, second.outcome) == (other, 2, "ok")
         assert first.key != second.key
-        assert first.value != second.value
+        assert _value(first) != _value(second)
         # A try has the deadline divided by the members: 0.8 s.
         assert second.call_ns - first.call_ns >= 790_000_000
         assert second.call_ns >= first.return_ns
@@ -278,7 +287,7 @@ def test_bound_of_calls_in_flight_is_recorded(members: dict[str, _Member], tmp_p
     not_sent = [op for op in history if op.code == "NOT_SENT"]
     assert len([op for op in not_sent if op.stream == "pinned.ironman"]) >= 10
     assert {op.outcome for op in not_sent} == {"failed"}
-    assert all(op.key.encode() not in members["ironman"].store for op in not_sent)
+    assert all(op.key not in members["ironman"].store for op in not_sent)
 
 
 def test_stop_abandons_nothing_that_is_answered(members: dict[str, _Member], tmp_path: Path) -> None:
@@ -307,7 +316,7 @@ def test_leaving_the_block_ends_it_at_once(members: dict[str, _Member], tmp_path
     assert not _runs(pid)
     abandoned = [op for op in read_history(plan.output) if op.code == "ABANDONED"]
     assert {op.stream for op in abandoned} == set(plan.streams)
-    assert {(op.op, op.outcome) for op in abandoned} == {("put", "unknown"), ("get", "failed")}
+    assert {(op.kind, op.outcome) for op in abandoned} == {("put", "unknown"), ("range", "failed")}
 
 
 _PARENT = """
@@ -385,10 +394,10 @@ def test_early_death_is_told_with_the_log(members: dict[str, _Member], tmp_path:
     plan = _plan(members, tmp_path, output=str(tmp_path / "none" / "history.jsonl"))
     log = tmp_path / "log"
     with Traffic.start(plan, log) as traffic:
-        with pytest.raises(ClusterError, match=r"ended with exit code 1 .*\n.*cannot write the history") as caught:
+        with pytest.raises(ClusterError, match=r"ended with exit code 1 .*\n.*cannot write the record") as caught:
             traffic.wait_running(20)
         assert str(log) in caught.value.remedy
-        with pytest.raises(ClusterError, match="cannot write the history"):
+        with pytest.raises(ClusterError, match="cannot write the record"):
             traffic.stop()
 
 
@@ -472,6 +481,14 @@ def test_log_that_cannot_be_written_is_refused(members: dict[str, _Member], tmp_
         ({"try_s": 2.0}, "a try cannot have 2.0 s"),
         ({"in_flight": -1}, "-1 operations in flight"),
         ({"max_s": 0}, "traffic of 0 s"),
+        ({"profile": "nope"}, "no profile 'nope'"),
+        ({"clients": -1}, "-1 clients are not offered"),
+        ({"client_rate": 0}, "0 operations per second and client"),
+        ({"keys": 0}, "0 keys"),
+        ({"ttl_s": 0}, "0 seconds of a lease"),
+        ({"compares": 129}, "129 comparisons in a transaction are not offered: 1 to 128"),
+        ({"first_id": 0}, "begin with the id 0"),
+        ({"watch_from": -1}, "from revision -1"),
     ],
 )
 def test_bad_plans_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -497,6 +514,58 @@ def test_bound_follows_rate_and_deadline() -> None:
     assert TrafficPlan("r", endpoints, "h", rate=1).bound == 16
     assert TrafficPlan("r", endpoints, "h", rate=10_000).bound == 10_000
     assert TrafficPlan("r", endpoints, "h", rate=100, in_flight=5).bound == 5
+
+
+def test_clients_are_named_pinned_and_bounded(members: dict[str, _Member], tmp_path: Path) -> None:
+    """Clients are spread over the members, keep a schedule of their own, and a silent member is called up to a bound.
+
+    Nothing of the probes changes by them.
+    """
+    changes: dict[str, Any] = {"profile": "set", "clients": 3, "client_rate": 40, "deadline_s": 0.4, "first_id": 1000}
+    plan = _plan(members, tmp_path, **changes)
+    assert plan.streams == _plan(members, tmp_path).streams
+    assert plan.client_streams == ("client.0", "client.1", "client.2")
+    assert (plan.bound, plan.client_bound) == (40, 32)
+    with Traffic.start(plan, tmp_path / "log") as traffic:
+        traffic.wait_running(20, [*plan.streams, *plan.client_streams])
+        members["ironman"].serving.clear()
+        traffic.wait_acknowledged(time.monotonic_ns() + 600_000_000, 20, ["client.1"])
+        members["ironman"].serving.set()
+        traffic.wait_acknowledged(time.monotonic_ns(), 20, plan.client_streams)
+        summary = traffic.stop()
+    history = read_history(plan.output)
+    assert min(op.id for op in history) == 1000
+    assert {op.stream: op.member for op in history if op.stream in plan.client_streams} == {
+        "client.0": "ironman",
+        "client.1": "thor",
+        "client.2": "ironman",
+    }
+    for stream in plan.client_streams:
+        instants = sorted({op.scheduled_ns for op in _of(history, stream)})
+        assert {after - before for before, after in pairwise(instants)} <= {25_000_000, 25_000_001}
+        bad = [op for op in _of(history, stream) if op.code == "DEADLINE_EXCEEDED"]
+        # One that is served may be late, too, where the machine is busy.
+        assert bad or stream == "client.1"
+        assert all(op.outcome == ("failed" if op.kind == "range" else "unknown") for op in bad)
+    assert set(summary.streams) == {*plan.streams, *plan.client_streams}
+    assert {kind: tally.ok for kind, tally in summary.kinds.items()} == Counter(
+        op.kind for op in history if op.outcome == "ok"
+    )
+
+
+def test_closing_twice_and_stopping_afterwards_is_harmless(members: dict[str, _Member], tmp_path: Path) -> None:
+    """Sending stops first, the files close later; every call may be repeated, and gives what it gave."""
+    plan = _plan(members, tmp_path)
+    with Traffic.start(plan, tmp_path / "log") as traffic:
+        traffic.wait_running(20)
+        summary = traffic.stop_sending()
+        assert _runs(traffic.pid)
+        closed = traffic.close()
+        assert not _runs(traffic.pid)
+        assert closed.watches == {}
+        assert (traffic.close(), traffic.stop_sending(), traffic.stop()) == (closed, summary, summary)
+    assert not Path(plan.output).exists()
+    assert len(read_history(plan.output)) == sum(counts.sent for counts in summary.streams.values())
 
 
 def _free_port() -> int:
@@ -566,8 +635,7 @@ def test_frozen_etcd_is_measured(etcds: dict[str, tuple[str, subprocess.Popen[by
         traffic.stop()
     history = read_history(plan.output)
     _assert_schedule_kept(history, plan.rate)
-    window = {"inject_ns": inject_ns, "heal_ns": heal_ns, "rate": plan.rate}
-    outage = measure_stream(_of(history, "pinned.ironman"), **window)
+    outage = measure_stream(_of(history, "pinned.ironman"), inject_ns=inject_ns, heal_ns=heal_ns, rate=plan.rate)
     # An answer that was in the socket when etcd froze may be read just after.
     assert outage.gap_ms >= 600 - outage.resolution_ms
     assert outage.ended

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from etcdops.answers import RangeResult
+from etcdops.ops import Put, Range
 from etcdops.verify import Check, Result
 from etcdops.verify.activity import Minimum, check_activity
+from etcdops.verify.building import columns_of
 from etcdops.verify.caught_up import MemberView, check_caught_up
+from etcdops.verify.columns import Columns
 from etcdops.verify.logs import Allowed, check_logs, scan
-from etcdops.verify.members_agree import MemberHash, check_members_agree
+from etcdops.verify.members_agree import MemberHash, add_logs, check_members_agree
+from etcdops.verify.recorded import State
 from etcdops.verify.verdict import combine
 from etcdops.workload.history import Operation, Outcome
 
@@ -67,6 +73,15 @@ def test_no_hashes_are_inconclusive() -> None:
 def test_one_member_agrees_with_itself() -> None:
     """A cluster of one member has nobody to disagree with."""
     assert check_members_agree({"ironman": _hash()}).result == "passed"
+
+
+def test_logs_of_events_that_differ_fail() -> None:
+    """Equal hashes do not excuse two members that told of different events."""
+    check = check_members_agree({"ironman": _hash(), "thor": _hash()})
+    assert add_logs(check, [], 7).detail.endswith("; what they delivered of 7 revisions is identical")
+    assert add_logs(check, ["revision 5 …"], 7).result == "failed"
+    unasked = check_members_agree({})
+    assert add_logs(unasked, [], 7).result == "inconclusive"
 
 
 # Logs
@@ -147,22 +162,25 @@ def test_unread_logs_are_inconclusive() -> None:
 
 def _put(call_ms: int, return_ms: int, outcome: Outcome = "ok", code: str = "") -> Operation:
     return Operation(
-        call_ms,
-        "pinned.thor",
-        "thor",
-        "put",
-        "k",
-        "v",
-        call_ms * _MS,
-        call_ms * _MS,
-        return_ms * _MS,
-        outcome,
+        id=call_ms,
+        stream="pinned.thor",
+        process=1,
+        member="thor",
+        request=Put(b"k", b"v"),
+        scheduled_ns=call_ms * _MS,
+        call_ns=call_ms * _MS,
+        return_ns=return_ms * _MS,
+        outcome=outcome,
         code=code,
     )
 
 
 def _activity(history: list[Operation], minimum: Minimum | None = None) -> Check:
-    return check_activity(history, inject_ns=1000 * _MS, heal_ns=2000 * _MS, minimum=minimum)
+    return check_activity(_columns(history), inject_ns=1000 * _MS, heal_ns=2000 * _MS, minimum=minimum)
+
+
+def _columns(history: list[Operation]) -> Columns:
+    return columns_of("run1", (), State(0, ()), history, {})
 
 
 _BUSY = [_put(at, at + 2) for at in range(0, 3000, 50)]
@@ -204,6 +222,34 @@ def test_late_answer_to_an_early_call_is_no_service_after() -> None:
     """A call made before the healing does not count as activity after it."""
     history = [op for op in _BUSY if op.call_ns <= 2000 * _MS] + [_put(1900 + at, 2500 + at) for at in range(20)]
     assert _activity(history).result == "inconclusive"
+
+
+def test_each_kind_that_was_promised_is_needed() -> None:
+    """A profile's kinds must have been acknowledged before and after; without a fault, at all."""
+    read = [
+        msgspec.structs.replace(op, request=Range(b"k"), answer=RangeResult(0, (), False, 0))
+        if op.call_ns in (500 * _MS, 2500 * _MS)
+        else op
+        for op in _BUSY
+    ]
+
+    def check(history: list[Operation], *kinds: str) -> Check:
+        return check_activity(_columns(history), inject_ns=1000 * _MS, heal_ns=2000 * _MS, kinds=kinds)
+
+    assert check(read, "put", "range").result == "passed"
+    for kind, words in (("delete", "no delete was acknowledged before the fault"), ("txn", "no txn")):
+        assert check(read, kind).result == "inconclusive"
+        assert words in check(read, kind).detail
+    assert "no range was acknowledged after the fault" in check(read[:-10], "range").detail
+
+
+def test_run_without_a_fault_needs_writes_alone() -> None:
+    """The control breaks nothing, so nothing can have met it."""
+    check = check_activity(_columns(_BUSY), inject_ns=0, heal_ns=0)
+    assert check.result == "passed"
+    assert check.detail == "60 writes were acknowledged, and nothing was broken"
+    assert check_activity(_columns(_BUSY[:5]), inject_ns=0, heal_ns=0).result == "inconclusive"
+    assert check_activity(_columns(_BUSY), inject_ns=0, heal_ns=0, kinds=["txn"]).result == "inconclusive"
 
 
 # Caught up
