@@ -20,8 +20,8 @@ __all__ = ["Generation", "generations", "remove", "to_remove"]
 class Generation(msgspec.Struct, frozen=True):
     """One generation of a member's data: its name ("thor-g1"), where it is, and its state.
 
-    `host` is "local" for this machine. `state` is "in use", or why it is kept: "removed", "replaced", "restored", "rolled back" or "undone"; `run` is the
-    operation that retired it, and `since` when.
+    `host` is "local" for this machine. `state` is "in use", or why it is kept: "removed", "replaced", "restored",
+    "rolled back" or "undone"; `run` is the operation that retired it, and `since` when.
     """
 
     name: str

@@ -48,7 +48,8 @@ class S3Depot(Depot):
             skip_instance_cache=True,
             use_listings_cache=False,
             fixed_upload_size=True,
-            config_kwargs={"connect_timeout": min(_CONNECT_S, stall_s), "read_timeout": stall_s},
+            # That nothing moves is for transfer.watch to say, so botocore waits longer.
+            config_kwargs={"connect_timeout": min(_CONNECT_S, stall_s), "read_timeout": 2 * stall_s},
         )
         self._aborted = False
         # botocore tries again by itself.

@@ -43,7 +43,7 @@ NAMES = ("h1", "h2", "h3")
 def connects(bed: Bed, name: str, port: int = 22) -> bool:
     """Whether this machine reaches a port of a host."""
     try:
-        socket.create_connection((inventory_of(bed)[name]["address"], port), 1).close()
+        socket.create_connection((inventory_of(bed)[name]["address"], port), 3).close()
     except OSError:
         return False
     return True
@@ -52,7 +52,7 @@ def connects(bed: Bed, name: str, port: int = 22) -> bool:
 def reaches(bed: Bed, one: str, other: str) -> bool:
     """Whether one host reaches another's sshd."""
     address = inventory_of(bed)[other]["address"]
-    return ssh(bed, one, "timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{address}/22").code == 0
+    return ssh(bed, one, "timeout", "3", "bash", "-c", f"exec 3<>/dev/tcp/{address}/22").code == 0
 
 
 def reached(bed: Bed) -> set[str]:

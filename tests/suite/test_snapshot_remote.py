@@ -350,8 +350,8 @@ def test_line_that_stalls(
     """When nothing moves for so long, it is an error that says so, and nothing there looks whole."""
     with bad_line(there.server_port, limit=_LARGE * 2 // 3, then="hold") as line:
         url = _through(there, line.port, request)
-        with pytest.raises(SnapshotError, match=r"nothing has moved for 1 s while pushing second\.db"):
-            push_snapshot(saved[1], url, stall_s=1.0)
+        with pytest.raises(SnapshotError, match=r"nothing has moved for 3 s while pushing second\.db"):
+            push_snapshot(saved[1], url, stall_s=3.0)
         assert not [each for each in threading.enumerate() if each.name in ("etcdops-transfer", "etcdops-s3")]
     _straight(there, monkeypatch)
     assert "second.db" not in _names(there)

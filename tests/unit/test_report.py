@@ -44,15 +44,20 @@ def verdict(kind: str = "passed", **changes: object) -> Verdict:
     return msgspec.structs.replace(made, **changes)
 
 
+#: Of a run whose writes were read back.
+READ_BACK = (Check("acknowledged writes", "passed", "all there"),)
+
+
 def test_the_text_shows_outage_beside_prediction_and_writes() -> None:
     """The few lines in a terminal have the verdict, the outage beside Raft's prediction, resolution, noise, writes."""
-    text = verdict_text(verdict())
+    text = verdict_text(verdict(checks=READ_BACK))
     assert text.startswith("failed-leader (kill thor): PASSED\n")
     assert "writes stopped for 1,312 ms through ironman, the worst surviving member" in text
     assert "Raft predicts 1,000 to 1,900 ms" in text
     assert "resolution 14 ms (over 10 ms), noise 12 ms" in text
     assert "unavailable 1,280 ms (not answered within 100 ms); thor: 2,400 ms" in text
     assert "4,210 acknowledged, 0 lost, 130 failed, 12 unknown (3 of them applied)" in text
+    assert "4,210 acknowledged, not read back, 130 failed" in verdict_text(verdict())
 
 
 def _whole_outage() -> Outage:
@@ -99,7 +104,7 @@ def _whole_outage() -> Outage:
 
 def test_the_text_shows_every_figure() -> None:
     """Word for word: what a person reads after a run with watches, leases and errors."""
-    text = verdict_text(verdict(outage=_whole_outage()))
+    text = verdict_text(verdict(outage=_whole_outage(), checks=READ_BACK))
     headline = (
         "writes stopped for 1,312 ms through ironman, the worst surviving member; Raft predicts 1,000 to 1,900 ms"
     )
