@@ -75,6 +75,9 @@ class Host(Protocol):
     def free_bytes(self, path: str) -> int:
         """Give the free space, in bytes, of the file system that `path` will be on."""
 
+    def file_system(self, path: str) -> str:
+        """Give the type of the file system that holds `path`, such as "ext4"; "" where that cannot be told."""
+
     def port_in_use(self, port: int) -> bool:
         """Whether something listens on a port: of loopback here, of any address on another machine."""
 
@@ -456,6 +459,15 @@ class LocalHost:
         while not os.path.exists(place):
             place = os.path.dirname(place)
         return shutil.disk_usage(place).free
+
+    def file_system(self, path: str) -> str:
+        """Give the type of the file system that holds `path`, such as "ext4"; "" where that cannot be told."""
+        import psutil
+
+        # Of several that are mounted at one place, the last is the one that is seen.
+        mounted = {each.mountpoint: each.fstype for each in psutil.disk_partitions(all=True)}
+        place = Path(os.path.realpath(path))
+        return next((mounted[str(each)] for each in (place, *place.parents) if str(each) in mounted), "")
 
     def port_in_use(self, port: int) -> bool:
         """Whether something listens on a loopback port, or holds it so that nothing else can."""

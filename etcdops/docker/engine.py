@@ -175,6 +175,10 @@ class Engine:
         """Where it is, for a person."""
         return self.address or os.environ.get("DOCKER_HOST") or _context() or "default context"
 
+    def storage(self) -> str:
+        """Give the directory, on the engine's machine, in which it keeps volumes and all else."""
+        return self.run("info", "--format", "{{.DockerRootDir}}").strip()
+
     def elsewhere(self, address: str) -> str:
         """Where this engine is, for a person, if it is another than that at `address`; else ""."""
         if self.described in (address, "default context"):

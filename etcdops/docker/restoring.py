@@ -60,7 +60,7 @@ class RestoresVolumes(ABC):
 
     def refuse_full(self, record: ClusterRecord, size: int) -> None:
         """Raise Refused where the engine's disk has no room for a copy of the snapshot, and data of every member."""
-        place = self.engine.run("info", "--format", "{{.DockerRootDir}}").strip()
+        place = self.engine.storage()
         count = len(self.here(record))
         free, needed = self.engine.host.free_bytes(place), size + count * (round(_ROOM * size) + _ROOM_BESIDES)
         if free < needed:

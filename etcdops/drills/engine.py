@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from etcdops import interrupts, reach, versions, wire
+from etcdops.drills.disks import disks_of, fsyncs
 from etcdops.drills.member_logs import MemberLogs
 from etcdops.drills.scene import Deviation, Scene
 from etcdops.drills.window import Window
@@ -27,6 +28,7 @@ from etcdops.faults.heal import NO_FAULT, dead, forget_keys, late_s, mark, put_r
 from etcdops.foreign import refuse_foreign
 from etcdops.operations.pending import refuse_unfinished
 from etcdops.report.assembling import assemble
+from etcdops.report.disks import write_disks
 from etcdops.report.journal import Journal
 from etcdops.report.judged import UNDONE, Judged, judge_folder
 from etcdops.report.page import write_page
@@ -330,7 +332,7 @@ class _Run:
             cluster=record.spec.name,
             runtime=record.runtime,
             etcd_version=record.etcd_version,
-            binary=record.binary,
+            binary=record.binary or record.image,
             known_bad=_known_bad(record.etcd_version),
             timing=record.spec.timing,
             members=tuple(m.name for m in record.members),
@@ -378,6 +380,7 @@ class _Run:
 
     def _judged(self) -> Verdict:
         scene = self.scene
+        before = fsyncs(self.cluster)
         with ExitStack() as stack:
             stack.callback(scene.abandon)
             scene.open_window()
@@ -402,6 +405,7 @@ class _Run:
         self.say("checking")
         self.logs.keep(self.window_folder)
         self.checks.append(self._steady_again())
+        write_disks(disks_of(self.cluster, before), self.folder)
         forget_keys(self.cluster, self.id, quiet_s=0.0)
         judged = judge_folder(self.folder, self.info)
         self._keep_lost(judged)

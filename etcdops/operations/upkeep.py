@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from etcdops import checks, quorum, reach, versions
+from etcdops import checks, quorum, versions
 from etcdops.errors import EtcdopsError, PartlyChanged, Refused, WaitTimeout
 from etcdops.facts import GAP_S, Facts, collect
 from etcdops.findings import Finding
+from etcdops.metrics import gauge, metrics_of
 from etcdops.operations import gate
 from etcdops.operations.pending import refuse_unfinished
 from etcdops.operations.plan import by_etcdctl
@@ -96,8 +97,8 @@ def spaces_of(cluster: Cluster, record: ClusterRecord, facts: Facts) -> tuple[Sp
     quotas = {}
     for member in facts.members:
         if member.status and not versions.supports(member.status.version, "status_quota_right"):
-            text = _metrics(record, member.client_url)
-            quota = _metric(text, _QUOTA_METRIC)
+            text = metrics_of(record, member.client_url)
+            quota = gauge(text, _QUOTA_METRIC)
             if quota is not None:
                 quotas[member.name] = max(int(quota), 0)
     return measure(facts, quotas, _disks(record))
@@ -115,35 +116,6 @@ def _disks(record: ClusterRecord) -> dict[str, int]:
     return found
 
 
-def _metrics(record: ClusterRecord, url: str) -> str:
-    """Give a member's metrics, "" where it does not tell them: some keep them on another port, or behind a proxy."""
-    import http.client
-    import ssl
-    import urllib.request
-
-    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
-    try:
-        if tls := record.spec.tls:
-            context = ssl.create_default_context(cafile=tls.ca)
-            context.load_cert_chain(tls.client_cert, tls.client_key)
-            handlers.append(urllib.request.HTTPSHandler(context=context))
-        with urllib.request.build_opener(*handlers).open(f"{reach.through(url)}/metrics", timeout=2.0) as answer:
-            text: str = answer.read(2**23).decode(errors="replace")
-            return text
-    except (OSError, ValueError, http.client.HTTPException):
-        return ""
-
-
-def _metric(text: str, name: str) -> float | None:
-    for line in text.splitlines():
-        if line.startswith(f"{name} "):
-            try:
-                return float(line.partition(" ")[2])
-            except ValueError:
-                return None
-    return None
-
-
 def wait_idle(cluster: Cluster, name: str, timeout_s: float) -> None:
     """Wait until a member that defragments has ended that: it serves again, and its metrics say so where they can.
 
@@ -151,7 +123,7 @@ def wait_idle(cluster: Cluster, name: str, timeout_s: float) -> None:
     WaitTimeout when it is still at it after `timeout_s` seconds.
     """
     record, deadline = cluster.record, time.monotonic() + timeout_s
-    while _metric(_metrics(record, record.member(name).client_url), "etcd_disk_defrag_inflight"):
+    while gauge(metrics_of(record, record.member(name).client_url), "etcd_disk_defrag_inflight"):
         if time.monotonic() > deadline:
             raise WaitTimeout(
                 f"{name} still defragments after {timeout_s:.0f} s more",

@@ -32,6 +32,7 @@ _READ = f'[ -e "$1" ] || exit {_ABSENT}; if [ "$2" = 1 ]; then exec cat -- "$1";
 FREE_SPACE = 'p=$1; while [ ! -e "$p" ]; do p=$(dirname -- "$p"); done; exec df -Pk -- "$p"'
 _EMPTY = '[ -e "$1" ] || exit 0; [ -d "$1" ] || exit 1; [ -z "$(ls -A -- "$1")" ]'
 _DF = re.compile(rb"\s\d+\s+\d+\s+(-?\d+)\s+(?:\d+%|-)\s")
+_DF_TYPE = re.compile(rb"\s(\S+)\s+\d+\s+\d+\s+-?\d+\s+(?:\d+%|-)\s")
 _LISTENING = re.compile(rb"^\s*\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:[0-9A-F]{4} 0A ", re.MULTILINE)
 
 
@@ -233,6 +234,12 @@ class SSHHost:
         if free is None:
             raise EtcdopsError(f"cannot tell the free space at {path} on {self.name}: {done.stdout!r}")
         return free
+
+    def file_system(self, path: str) -> str:
+        """Give the type of the file system that holds `path`, such as "ext4"; "" where that cannot be told."""
+        done = self.run(["df", "-PT", "--", path], timeout_s=_LOOK_S)
+        found = _DF_TYPE.search(done.stdout)
+        return found[1].decode(errors="replace") if found and done.exit_code == 0 else ""
 
     def _checked(self, done: Completed, act: str, path: str) -> Completed:
         if done.exit_code:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from etcdops import rendering
+from etcdops.report.disks import systems_text
 from etcdops.report.embedding import content_policy
 from etcdops.report.loading import LoadedRun, load_run
 from etcdops.report.terminal import ms
@@ -107,6 +108,7 @@ def _made(run: LoadedRun) -> dict[str, str]:
         "traffic": f"{info.profile}, {info.rate}/s a stream, {info.clients} clients of {info.client_rate}/s",
         "kernel": info.kernel,
         "processors": str(info.cpus),
+        "file system": systems_text(run.disks),
         "seed": str(verdict.seed),
         "began": info.began,
     }

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 import msgspec
 
 from etcdops.errors import EtcdopsError, SpecError, StateError
+from etcdops.report.disks import DISKS, Disks
 from etcdops.report.journal import Entry
 from etcdops.report.judged import load_observed, windows
 from etcdops.report.runinfo import RunInfo
@@ -38,6 +39,7 @@ class LoadedRun(NamedTuple):
     entries: tuple[Entry, ...]
     windows: tuple[tuple[Path, Observed | None], ...]
     problems: tuple[str, ...]
+    disks: Disks = Disks()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -73,6 +75,8 @@ def load_run(folder: Path) -> LoadedRun:
     info = read_leniently(folder / "run.json", RunInfo, problems)
     entries = _journal(folder / "journal.jsonl", problems)
     observed = [(window, _observed(window, problems)) for window in windows(folder)]
+    # Runs that were killed have none, and those of older releases.
+    disks = read_leniently(folder / DISKS, Disks, problems) if (folder / DISKS).exists() else Disks()
     finished = (folder / "verdict.json").exists()
     if finished:
         verdict = read_leniently(folder / "verdict.json", Verdict, problems)
@@ -81,7 +85,7 @@ def load_run(folder: Path) -> LoadedRun:
     named = msgspec.structs.replace(
         verdict, run=verdict.run or info.run or folder.name, drill=verdict.drill or info.drill or "unknown"
     )
-    return LoadedRun(folder, info, named, finished, tuple(entries), tuple(observed), tuple(problems))
+    return LoadedRun(folder, info, named, finished, tuple(entries), tuple(observed), tuple(problems), disks)
 
 
 def _without_verdict(folder: Path, info: RunInfo, problems: list[str]) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
+from etcdops.report.disks import fsync_text, systems_text
 from etcdops.report.excerpts import LogFacts
 from etcdops.report.lanes import STATES, Segment
 from etcdops.report.loading import LoadedRun
@@ -82,8 +83,8 @@ def surroundings(run: LoadedRun, logs: LogFacts) -> list[tuple[str, str]]:
         ("cluster", f"{info.cluster}: {len(info.members)} members ({', '.join(info.members)})" if info.members else ""),
         ("Raft's clocks", f"heartbeat {info.timing.heartbeat_ms} ms, election timeout {info.timing.election_ms} ms"),
         ("kernel", f"{info.kernel}{f', {info.cpus} processors' if info.cpus else ''}" if info.kernel else ""),
-        ("file system", NOT_RECORDED),
-        ("fsync, 99th percentile", f"{NOT_RECORDED}{slow}"),
+        ("file system", systems_text(run.disks)),
+        ("fsync, 99th percentile", f"{fsync_text(run.disks) or NOT_RECORDED}{slow}"),
         ("Python", info.python),
         ("traffic", _traffic(info)),
         ("began", info.began),

@@ -28,6 +28,7 @@ __all__ = [
     "CanPause",
     "CanRestore",
     "CanSpread",
+    "CanTellFileSystems",
     "CanUnplug",
     "DataSeen",
     "Leftover",
@@ -290,6 +291,14 @@ class CanFindCuts(Protocol):
 
     def cuts(self, record: ClusterRecord, names: Sequence[str]) -> list[str]:
         """Say, for a person, which host does not reach which, at these members' ports for peers; takes seconds."""
+
+
+@runtime_checkable
+class CanTellFileSystems(Protocol):
+    """Can tell which file systems members write to."""
+
+    def file_systems(self, record: ClusterRecord) -> dict[str, str]:
+        """Give the type of the file system that each member's data is on; without those that cannot be asked."""
 
 
 @runtime_checkable

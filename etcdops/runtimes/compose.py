@@ -447,6 +447,11 @@ class ComposeRuntime(RestoresVolumes):
         there = self.engine.named("volume", cluster_id=record.id) if ran else []
         return tuple(member.name for member in ran if member.data.place not in there)
 
+    def file_systems(self, record: ClusterRecord) -> dict[str, str]:
+        """Give the type of the file system that Docker keeps volumes on, for each member."""
+        kind = self.engine.host.file_system(self.engine.storage())
+        return {member.name: kind for member in self.here(record) if kind}
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         generation = record.next_generation(name)

@@ -276,6 +276,10 @@ class ProcessRuntime(MembersAlone, RestoresDirectories):
         signals = {"stop": "TERM", "kill": "KILL", "pause": "STOP", "resume": "CONT"}
         return f"kill -{signals[action]} {_pid(member)}"
 
+    def file_systems(self, record: ClusterRecord) -> dict[str, str]:
+        """Give the type of the file system that each member's data is on."""
+        return {member.name: kind for member in record.members if (kind := self.host.file_system(member.data.place))}
+
     # -- what is left on the machine
 
     def leftovers(self) -> Iterator[Leftover]:

@@ -331,6 +331,11 @@ class RemoteRuntime(SpreadsMembers):
         lost = {name for each in found.values() for name in each}
         return tuple(name for name in names if name in lost)
 
+    def file_systems(self, record: ClusterRecord) -> dict[str, str]:
+        """Give the type of the file system that each member's data is on; without those whose host does not answer."""
+        told = self._ask_those_that_answer(self._of(record), lambda host: host.file_systems(record))
+        return {name: kind for there in told.values() for name, kind in there.items()}
+
     def next_data(self, record: ClusterRecord, name: str) -> DataRef:
         """Give a volume for the next generation of data of a member called `name`. Nothing is made yet."""
         return next(iter(self._on.values())).next_data(record, name)

@@ -21,6 +21,7 @@ from etcdops.cluster import Cluster
 from etcdops.errors import Refused
 from etcdops.faults.member import lacks
 from etcdops.ops import Put
+from etcdops.report.html import write_report
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.workload.history import read_history
@@ -153,6 +154,25 @@ def test_run_folder_keeps_everything(stopped: tuple[str, Verdict]) -> None:
         "caught-up",
     ]
     assert "## Outage" in (folder / "verdict.md").read_text()
+
+
+def test_the_run_knows_its_disks(stopped: tuple[str, Verdict], lab: Cluster) -> None:
+    """Of each member: its file system as the machine names it, and within which time 99 in 100 fsyncs ended."""
+    _, verdict = stopped
+    disks = json.loads((verdict.folder / "disks.json").read_text())["members"]
+    assert set(disks) == {"ironman", "thor", "deadpool"}
+    place = lab.record.members[0].data.place
+    if lab.record.runtime == "process":
+        kind = subprocess.run(["df", "-PT", place], capture_output=True, text=True, check=True).stdout.split()[-6]
+        assert {disk["file_system"] for disk in disks.values()} == {kind}
+    assert all(disk["file_system"] for disk in disks.values())
+    for name, disk in disks.items():
+        assert disk["fsyncs"] > 0, name
+        assert disk["p99_ms"] is None or disk["p99_ms"] in [2.0**power for power in range(14)]
+    page = write_report(verdict.folder).read_text()
+    assert f'<td class="wrap">{disks["thor"]["file_system"]}</td>' in page
+    assert "fsyncs)" in page
+    assert "not recorded" not in page
 
 
 def test_all_keys_are_deleted_and_foreign_ones_kept(lab: Cluster, stopped: tuple[str, Verdict]) -> None:
