@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Choice", "Drill", "Number", "all_drills", "drill", "find", "run"]
 
-_NOT_DRILLS = ("engine", "leadership", "listing", "member_logs", "own", "restores", "scene", "window")
+_NOT_DRILLS = ("disks", "engine", "leadership", "listing", "member_logs", "own", "restores", "scene", "window")
 
 
 class Choice(NamedTuple):

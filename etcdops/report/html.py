@@ -20,12 +20,10 @@ from etcdops.report.points import NotOk, counted, mark_lost, read_points
 from etcdops.report.standing import reproduce, standings, surroundings
 from etcdops.report.terminal import figure_value, ms
 from etcdops.report.timeline import dots, timeline
+from etcdops.report.verdict import PAGE
 from etcdops.state import replace_file
 
-__all__ = ["PAGE", "page_of", "write_report"]
-
-#: What a run's page is called in its folder.
-PAGE = "index.html"
+__all__ = ["page_of", "write_report"]
 
 #: So many of the unknown writes are listed one by one; the timeline has all of them.
 _LISTED = 200

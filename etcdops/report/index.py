@@ -95,7 +95,7 @@ def list_runs(runs: Path) -> list[Listed]:
 
 
 def _listed(folder: Path) -> Listed:
-    from etcdops.report.html import PAGE
+    from etcdops.report.verdict import PAGE
 
     ended, info = _Verdict(), _Info()
     try:

@@ -46,6 +46,8 @@ def figure_value(figure: Figure) -> str:
 
 def verdict_text(verdict: Verdict) -> str:
     """Give a run's verdict in a few lines."""
+    from etcdops.report.verdict import PAGE
+
     faults = verdict.faults or ((verdict.fault,) if verdict.fault else ())
     what = ", ".join(f"{fault.kind} {fault.member}".strip() for fault in faults)
     # One that was all that was done is the drill itself.
@@ -74,9 +76,10 @@ def verdict_text(verdict: Verdict) -> str:
     failed = any(check.result == "failed" for check in verdict.checks)
     for effect in known_bad if failed else known_bad[:1]:
         lines.append(f"  etcd     {version} is known-bad; a failed check may be its: {effect}")
-    # A run that died has no page yet.
-    page = Path(verdict.report)
-    lines.append(f"  report   {page}" if page.is_file() else f"  records  {page.parent}")
+    # The page for a browser, or the few lines of Markdown where it was not made; a run that died has neither yet.
+    short = Path(verdict.report)
+    page = next((each for each in (short.with_name(PAGE), short) if each.is_file()), None)
+    lines.append(f"  report   {page}" if page else f"  records  {short.parent}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,10 @@ from etcdops.verify.acknowledged import Writes
 from etcdops.verify.recorded import Figure
 from etcdops.workload.outage import Outage
 
-__all__ = ["EXIT_CODES", "ClusterInfo", "Event", "FaultInfo", "Verdict", "worst", "worst_of", "write"]
+__all__ = ["EXIT_CODES", "PAGE", "ClusterInfo", "Event", "FaultInfo", "Verdict", "worst", "worst_of", "write"]
+
+#: What a run's page, and any other that is made of runs, is called in its folder.
+PAGE = "index.html"
 
 #: The exit code of each verdict, worst last in `worst`'s order.
 EXIT_CODES = {"passed": 0, "aborted": 3, "inconclusive": 6, "deviated": 1, "stuck": 7}

@@ -96,8 +96,9 @@ def index(
     cluster.
     """
     from etcdops.errors import EtcdopsError
-    from etcdops.report.html import PAGE, write_report
+    from etcdops.report.html import write_report
     from etcdops.report.index import list_runs, matching, write_index
+    from etcdops.report.verdict import PAGE
     from etcdops.state import Store
 
     out = output_of(c, output)

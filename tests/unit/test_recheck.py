@@ -14,6 +14,7 @@ from etcdops.errors import StateError
 from etcdops.fake.lies import Lies
 from etcdops.report.assembling import recheck, stored_verdict
 from etcdops.report.finding import find_run
+from etcdops.report.html import write_report
 from etcdops.report.terminal import verdict_text
 from etcdops.report.verdict import Verdict
 from etcdops.state import Store
@@ -78,6 +79,9 @@ def test_a_run_that_died_lost_nothing_that_is_known(store: Store) -> None:
     verdict = _run(store, "no-fault", Lies(), duration="1")
     assert "acknowledged, 0 lost, " in verdict_text(verdict)
     assert f"  report   {verdict.report}" in verdict_text(verdict)
+    write_report(verdict.folder)
+    assert f"  report   {verdict.folder / 'index.html'}" in verdict_text(verdict)
+    (verdict.folder / "index.html").unlink()
     for path in (*verdict.folder.glob("verdict.*"), *verdict.folder.rglob("observed.json")):
         path.unlink()
     text = verdict_text(recheck(verdict.folder))
