@@ -1,7 +1,8 @@
 """An image of this machine's Docker engine, put onto hosts that have it not: no registry is needed.
 
-It is saved and compressed once, and sent to all hosts at the same time. A host that has the image, by its id, is left
-alone, but for the name, should that be lacking or lead elsewhere. All are looked at before anything is sent.
+It is saved and compressed once, and sent to all hosts at the same time: with zstd where all have that, which is several
+times as fast, else with gzip. A host that has the image, by its id, is left alone, but for the name, should that be
+lacking or lead elsewhere. All are looked at before anything is sent.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from etcdops.units import size_text
 
 __all__ = ["Pushed", "push"]
 
+_LOOK_S = 30.0
+
 #: How slow a way to a host may be, in bytes per second, and how long loading may take besides.
 _SLOWEST = 200_000
 _BESIDES_S = 300.0
@@ -39,6 +42,13 @@ class Source(Engine):
     """The engine here, whose images are to be had elsewhere."""
 
     without_image = "`image.build{version}` makes one from the etcd at hand; `image.list` shows what is here."
+
+
+class _There(NamedTuple):
+    """What a host has already: the image, and the program zstd (older engines cannot unpack that themselves)."""
+
+    image: bool
+    zstd: bool = False
 
 
 class Pushed(NamedTuple):
@@ -60,23 +70,24 @@ def push(
     if errors := [seen.error for seen in there.values() if seen.error is not None]:
         message, remedy = told_together((str(error), error.remedy) for error in errors)
         raise Refused(message, remedy=f"{remedy} Nothing was sent to any host.".strip())
-    lacking = [host for host in hosts if not there[host.name].checked()]
+    lacking = [host for host in hosts if not there[host.name].checked().image]
     named = [host for host in hosts if host not in lacking]
     result = fan_out(named, lambda host: _name(host, image), timeout_s=60.0)
     if not lacking:
         return {host.name: result[host.name] for host in hosts}
     with tempfile.TemporaryDirectory(prefix="etcdops-push-") as directory:
-        progress(f"compressing {image.reference}")
-        file = _saved(engine, image, directory)
+        zstd = all(there[host.name].checked().zstd for host in lacking) and bool(shutil.which("zstd"))
+        progress(f"compressing {image.reference} with {'zstd' if zstd else 'gzip'}")
+        file = _saved(engine, image, directory, zstd=zstd)
         size = os.path.getsize(file)
         progress(f"sending {size / 1e6:.0f} MB to {', '.join(host.name for host in lacking)}")
         limit_s = _BESIDES_S + size / _SLOWEST
-        result |= fan_out(lacking, lambda host: _send(host, image, file, limit_s), timeout_s=limit_s + 60.0)
+        result |= fan_out(lacking, lambda host: _send(host, image, file, limit_s, zstd=zstd), timeout_s=limit_s + 60.0)
     return {host.name: result[host.name] for host in hosts}
 
 
-def _look(host: SSHHost, image: Image) -> bool:
-    """Whether a host has the image; raises where it could not have it."""
+def _look(host: SSHHost, image: Image) -> _There:
+    """Give what a host has; raises where it could not have the image."""
     facts, _ = placed(host.spec)
     seen = look(host, facts, Asked(image.id, quick=True))
     if problem := unfit(each for each in seen.findings if each.code not in _FOR_MEMBERS):
@@ -87,7 +98,7 @@ def _look(host: SSHHost, image: Image) -> bool:
             remedy=f"`image.build` on a machine with {facts.architecture} makes one for it.",
         )
     if facts.images:
-        return True
+        return _There(image=True)
     free, needed = facts.disk_free_bytes or 0, image.size + FULL_BYTES
     if free < needed:
         raise Refused(
@@ -95,7 +106,7 @@ def _look(host: SSHHost, image: Image) -> bool:
             f" {size_text(needed)}",
             remedy="See `docker system df` there; `docker image prune` makes room.",
         )
-    return False
+    return _There(image=False, zstd=host.run(["sh", "-c", "command -v zstd"], timeout_s=_LOOK_S).exit_code == 0)
 
 
 def _name(host: SSHHost, image: Image) -> Pushed:
@@ -103,21 +114,30 @@ def _name(host: SSHHost, image: Image) -> Pushed:
     return Pushed(image.id, 0)
 
 
-def _saved(engine: Engine, image: Image, directory: str) -> str:
+def _saved(engine: Engine, image: Image, directory: str, *, zstd: bool) -> str:
     """Save an image to a compressed file, and give its path."""
     archive = os.path.join(directory, "image.tar")
     # The shell opens the file: a docker command that is a snap sees another /tmp than ours.
     argv = ["sh", "-c", 'exec "$@" >"$0"', archive, *engine.argv("save", image.reference)]
     engine.checked(("save",), engine.host.run(argv, timeout_s=_BESIDES_S))
+    if zstd:
+        packed = engine.host.run(["zstd", "-q", "-T0", "--rm", archive], timeout_s=_BESIDES_S)
+        if packed.exit_code == 0:
+            return f"{archive}.zst"
+        said = packed.stderr.decode(errors="replace").strip() or f"exit code {packed.exit_code}"
+        raise ImageError(f"cannot compress {image.reference} with zstd: {said}", remedy="Nothing was sent to any host.")
     with open(archive, "rb") as plain, gzip.open(f"{archive}.gz", "wb", compresslevel=1) as compressed:
         shutil.copyfileobj(plain, compressed, 2**20)
     os.unlink(archive)
     return f"{archive}.gz"
 
 
-def _send(host: SSHHost, image: Image, file: str, timeout_s: float) -> Pushed:
+def _send(host: SSHHost, image: Image, file: str, timeout_s: float, *, zstd: bool) -> Pushed:
     engine = HostEngine(host)
-    engine.run("load", stdin=pieces_of(file), timeout_s=timeout_s)
+    argv = engine.argv("load")
+    # Should what unpacks fail half-way, loading does: the archive is cut short.
+    unpacking = ["sh", "-c", 'zstd -dcq | "$@"', "sh", *argv] if zstd else argv
+    engine.checked(("load",), host.run(unpacking, stdin=pieces_of(file), timeout_s=timeout_s))
     there = engine.run("image", "inspect", "--format", "{{.Id}}", image.reference).strip()
     if there != image.id:
         raise ImageError(f"{image.reference} on {host.name} is {there[:19]} after it was sent, not {image.id[:19]}")

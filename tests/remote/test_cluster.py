@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 
@@ -37,6 +38,7 @@ def line(
         pushed = line("image.push")
         assert pushed.code == 0, pushed.err
         assert [row.split(":")[0] for row in pushed.out.splitlines()] == list(HOSTS)
+        assert f"with {'zstd' if shutil.which('zstd') else 'gzip'}\n" in pushed.err
         up = line("up-env")
         assert up.code == 0, up.err
         yield line
