@@ -143,10 +143,12 @@ def test_a_full_quota_is_healed_and_corrupt_stays_armed(full: CommandLine) -> No
         for alarm in etcd.alarms(timeout_s=20):
             if alarm.kind == "NOSPACE":
                 etcd.alarm_disarm(alarm.member_id, "NOSPACE", timeout_s=20)
-        with pytest.raises(EtcdError, match="database space exceeded"):
-            etcd.put(b"load", bytes(400_000), timeout_s=20)
+    # Members' files differ: through one of them some more may fit, of which another finds that it does not.
+    _fill(lab, one_key=True)
     _wait_alarms(lab)
-    assert _alarms(lab) == {("ironman", "NOSPACE"), ("deadpool", "CORRUPT")}
+    full_ones = {name for name, kind in _alarms(lab) if kind == "NOSPACE"}
+    assert full_ones
+    assert _alarms(lab) == {*((name, "NOSPACE") for name in full_ones), ("deadpool", "CORRUPT")}
 
     leader, before = lab.leader().name, _seen(lab)
     if bad:
@@ -164,7 +166,7 @@ def test_a_full_quota_is_healed_and_corrupt_stays_armed(full: CommandLine) -> No
     report = json.loads(done.out)
     assert (report["schema"], report["cluster"], report["corrupt"]) == (1, "lab", ["deadpool"])
     assert report["proof"] == "writes through ironman, thor, deadpool are acknowledged, and no alarm came of them"
-    assert [m["disarmed"] for m in report["members"]] == [True, False, False]
+    assert [m["disarmed"] for m in report["members"]] == [name in full_ones for name in lab.record.spec.names]
     assert "CORRUPT of deadpool is armed, as it was" in done.err
     assert "Restart none" in done.err
     assert _alarms(lab) == {("deadpool", "CORRUPT")}
@@ -172,7 +174,8 @@ def test_a_full_quota_is_healed_and_corrupt_stays_armed(full: CommandLine) -> No
     steps = _steps(lab, "cluster.heal-nospace")
     assert steps[:3] == [f"compact {leader}", *(f"defrag {name}" for name in followers)]
     assert steps[3] in [f"move-leader {name}" for name in followers]
-    assert steps[4:] == [f"defrag {leader}", "disarm ironman", f"prove {leader}"]
+    disarmed = [f"disarm {name}" for name in lab.record.spec.names if name in full_ones]
+    assert steps[4:] == [f"defrag {leader}", *disarmed, f"prove {leader}"]
     assert lab.leader().name == steps[3].split()[1]
     assert all(size < 0.8 * QUOTA for size in _sizes(lab).values())
     with _etcd(lab) as etcd:
