@@ -28,7 +28,7 @@ _OPTIONS = {
     "kill-restart": ["--rounds", "3"],
 }
 
-#: The run whose head is shown beside its timeline, for the README.
+#: The run whose page is shown from its head down to the timeline, in both schemes.
 _FIRST = "failed-leader"
 
 
@@ -80,13 +80,14 @@ def _run(name: str, directory: Path, runtime: str) -> Path | None:
 def _take(browser: Browser, path: Path, name: str) -> None:
     for scheme in ("light", "dark") if name == _FIRST else ("light",):
         page = _opened(browser, path, scheme)
-        kept = IMAGES / f"{name}.png"
-        if scheme == "light":
-            page.locator(".chart").screenshot(path=kept)
-            print(f"{kept.relative_to(ROOT)}: {kept.stat().st_size // 1000} kB")
+        taken = []
         if name == _FIRST:
-            kept = IMAGES / f"page-{scheme}.png"
-            page.screenshot(path=kept, clip=_head(page))
+            taken.append(IMAGES / f"page-{scheme}.png")
+            page.screenshot(path=taken[-1], clip=_head(page))
+        if scheme == "light":
+            taken.append(IMAGES / f"{name}.png")
+            page.locator(".chart").screenshot(path=taken[-1])
+        for kept in taken:
             print(f"{kept.relative_to(ROOT)}: {kept.stat().st_size // 1000} kB")
         page.context.close()
 
@@ -94,7 +95,7 @@ def _take(browser: Browser, path: Path, name: str) -> None:
 def _opened(browser: Browser, path: Path, scheme: str) -> Page:
     context = browser.new_context(
         color_scheme="dark" if scheme == "dark" else "light",
-        viewport={"width": _WIDTH, "height": 900},
+        viewport={"width": _WIDTH, "height": 1400},
         offline=True,
     )
     context.set_default_timeout(_PATIENCE_MS)

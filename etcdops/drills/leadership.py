@@ -1,4 +1,4 @@
-"""Who leads, over time: every member is asked again and again, and what changes is noted."""
+"""Who leads, over time: every member is asked again and again, and what it says is noted."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ __all__ = ["Leadership"]
 _EVERY_S = 0.02
 _ANSWER_S = 0.2
 
+#: What a member still says is noted again after so long: a record shows until when it held, and who came back to it.
+_AGAIN_NS = 500_000_000
+
 
 class Leadership:
-    """Watches the members' terms and leaders from a thread for each, and keeps every change.
+    """Watches the members' terms and leaders from a thread for each, and keeps every change, and some of what stays.
 
     A member that does not answer holds nobody else up, and is asked again.
     """
@@ -36,15 +39,21 @@ class Leadership:
         self._heard: dict[str, Claim] = {}
         self._changed = threading.Condition()
         self._end = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._watch, args=(member.name,), daemon=True, name=f"leadership-{member.name}")
-            for member in cluster.members
-        ]
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Leadership:
-        for thread in self._threads:
-            thread.start()
+        for member in self._cluster.members:
+            self.follow(member.name)
         return self
+
+    def follow(self, name: str) -> None:
+        """Ask one more member, such as one that has come to the cluster since; nothing where it is not on record."""
+        for member in self._cluster.record.members:
+            if member.name == name:
+                asking = (name, member.client_url)
+                thread = threading.Thread(target=self._watch, args=asking, daemon=True, name=f"leadership-{name}")
+                self._threads.append(thread)
+                thread.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,9 +62,8 @@ class Leadership:
         for thread in self._threads:
             thread.join(timeout=5.0)
 
-    def _watch(self, name: str) -> None:
-        record = self._cluster.record
-        with wire.Connection(record.member(name).client_url, record.spec.tls) as connection:
+    def _watch(self, name: str, url: str) -> None:
+        with wire.Connection(url, self._cluster.record.spec.tls) as connection:
             while not self._end.wait(_EVERY_S):
                 try:
                     status = connection.status(timeout_s=_ANSWER_S)
@@ -69,6 +77,9 @@ class Leadership:
             last, heard = self._last.get(claim.member), self._heard.get(claim.member)
             if last and (last.term, last.leader) == (claim.term, claim.leader):
                 self._heard.pop(claim.member, None)
+                if claim.t_ns - last.t_ns >= _AGAIN_NS:
+                    self._last[claim.member] = claim
+                    self.claims.append(claim)
                 return
             # etcd reads its term and its leader one after the other (Maintenance.Status), so an answer in the midst of
             # an election can pair the old term with the new leader. A claim counts once the next answer repeats it.

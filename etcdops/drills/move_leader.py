@@ -44,7 +44,9 @@ def move_leader(scene: Scene) -> None:
                 scene.expect(_MOVED, False, str(error))
             leads = scene.wait_new_leader()
             scene.wait_writes(after_ns=time.monotonic_ns())
-        claims = [claim.t_ns for claim in scene.window.leadership.claims if claim.t_ns > began_ns and claim.leader]
+        claims = [
+            claim.t_ns for claim in scene.window.leadership.claims if claim.t_ns > began_ns and claim.leader == target
+        ]
         took_ms = (min(claims) - began_ns) / 1e6 if claims else None
         scene.figure("handover", took_ms, "ms", "from asking until a member first named the new leader")
     with scene.step("look who leads", "etcdctl endpoint status -w table"):

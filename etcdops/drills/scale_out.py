@@ -73,6 +73,7 @@ def scale_out(scene: Scene) -> None:
             label = f"add {name}: a learner first, promoted when it has all data"
             with scene.step(label, f"etcdops member.add {name}"), scene.acting("member.add", name):
                 extra.add()
+                scene.window.leadership.follow(name)
                 scene.hold(_HOLD_S)
             with scene.step(f"compare the keys of {name} with the others'", "etcdctl endpoint hashkv --cluster"):
                 size = _look(scene, sizes, len(before) + len(extra.names))

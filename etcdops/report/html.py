@@ -18,7 +18,7 @@ from etcdops.report.loading import LoadedRun, load_run
 from etcdops.report.page import not_checked
 from etcdops.report.points import NotOk, counted, mark_lost, read_points
 from etcdops.report.standing import reproduce, standings, surroundings
-from etcdops.report.terminal import figure_value, ms
+from etcdops.report.terminal import NO_SERVICE, figure_value, ms
 from etcdops.report.timeline import dots, timeline
 from etcdops.report.verdict import PAGE
 from etcdops.state import replace_file
@@ -99,6 +99,7 @@ def page_of(folder: Path) -> str:
         checked=[check for check in run.verdict.checks if check.result != "inconclusive"],
         not_checked=not_checked(run.verdict),
         figures=outage_rows(run),
+        restored=any(figure.name == NO_SERVICE for figure in run.verdict.figures),
         streams=stream_rows(run),
         counts=counted(points),
         thinned=thinned,
@@ -171,8 +172,8 @@ def outage_rows(run: LoadedRun) -> list[Row]:
     outage = run.verdict.outage
     if outage is None:
         return []
-    stream = outage.streams.get(f"pinned.{outage.worst_member}")
-    least = "a lower bound: they did not come back while traffic was sent" if stream and not stream.ended else ""
+    stopped = outage.stopped
+    least = "a lower bound: they did not come back while traffic was sent" if stopped and not stopped.ended else ""
     through = f" ({outage.worst_member})" if outage.worst_member else ""
     rows = [Row(f"writes stopped, worst surviving member{through}", outage.write_ms, least)]
     if outage.predicted_ms:

@@ -200,6 +200,7 @@ def _outage(recorded: Recorded, info: RunInfo) -> Outage | None:
     return msgspec.structs.replace(
         whole,
         write_ms=worst.write_ms,
+        write_gap=worst.write_gap,
         worst_member=worst.worst_member,
         unavailable_ms=worst.unavailable_ms,
         watch_ms=worst.watch_ms,

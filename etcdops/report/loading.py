@@ -20,9 +20,14 @@ from etcdops.report.runinfo import RunInfo
 from etcdops.report.verdict import Verdict
 from etcdops.verify.recorded import Claim, Fault, Observed
 
-__all__ = ["LoadedRun", "load_run", "read_leniently"]
+__all__ = ["LoadedRun", "load_run", "members_in", "read_leniently"]
 
 _T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def members_in(named: str) -> list[str]:
+    """Give the members that an event, or a fault, names: one, none, or several of which the same is told."""
+    return [name for name in named.split(", ") if name]
 
 
 class LoadedRun(NamedTuple):
@@ -45,7 +50,7 @@ class LoadedRun(NamedTuple):
     def members(self) -> tuple[str, ...]:
         """Every member of whom something is known, those of the run first."""
         seen = [member for _, each in self.windows if each for member in each.members]
-        noted = [entry.member for entry in self.entries]
+        noted = [name for entry in self.entries for name in members_in(entry.member)]
         return tuple(name for name in dict.fromkeys([*self.info.members, *seen, *noted]) if name)
 
     @property

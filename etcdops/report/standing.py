@@ -8,7 +8,7 @@ from typing import NamedTuple
 from etcdops.report.disks import fsync_text, systems_text
 from etcdops.report.excerpts import LogFacts
 from etcdops.report.lanes import STATES, Segment
-from etcdops.report.loading import LoadedRun
+from etcdops.report.loading import LoadedRun, members_in
 from etcdops.report.runinfo import RunInfo
 
 __all__ = ["Standing", "command_typed", "reproduce", "standings", "surroundings"]
@@ -44,12 +44,12 @@ def standings(run: LoadedRun, lanes: list[Segment], logs: LogFacts) -> list[Stan
         away = [
             f"{fault.kind}, {(fault.heal_ns - fault.inject_ns) / 1e9:.1f} s"
             for fault in run.faults
-            if fault.member == member
+            if member in members_in(fault.member)
         ]
         bad = logs.bad.get(member, {})
         state = STATES[segment.state] if segment else NOT_RECORDED
         if segment and segment.detail and segment.state != "leads":
-            state += f" ({segment.detail})" if segment.state == "away" else f" {segment.detail}"
+            state += f" {segment.detail}" if segment.state == "follows" else f" ({segment.detail})"
         if segment and segment.term:
             state += f", term {segment.term}"
         found.append(

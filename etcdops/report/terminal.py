@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from etcdops.workload.gaps import Gap
     from etcdops.workload.outage import Outage
 
-__all__ = ["figure_value", "ms", "status_text", "verdict_text"]
+__all__ = ["NO_SERVICE", "figure_value", "ms", "status_text", "verdict_text"]
 
 _MARKS = {"passed": "ok", "failed": "FAILED", "inconclusive": "?"}
 
@@ -22,7 +22,7 @@ _MARKS = {"passed": "ok", "failed": "FAILED", "inconclusive": "?"}
 _COARSE_MS = 10.0
 
 #: The figure of a restore that says for how long nothing was served.
-_NO_SERVICE = "RTO without service"
+NO_SERVICE = "RTO without service"
 
 #: How many kinds of errors are shown; `verdict.json` has all.
 _KINDS = 4
@@ -56,7 +56,7 @@ def verdict_text(verdict: Verdict) -> str:
     outage, writes = verdict.outage, verdict.writes
     if outage:
         found = _outage_lines(outage, ", ".join(dict.fromkeys(fault.member for fault in faults if fault.member)))
-        if any(figure.name == _NO_SERVICE for figure in verdict.figures):
+        if any(figure.name == NO_SERVICE for figure in verdict.figures):
             # What a restore costs has figures of its own, and the outage is none of that.
             found[0] = found[0].replace("writes stopped", "before the restore, writes stopped")
         lines += found
@@ -94,8 +94,8 @@ def _lost(verdict: Verdict) -> str:
 
 def _outage_lines(outage: Outage, affected: str) -> list[str]:
     worst = outage.worst_member
-    stream = outage.streams.get(f"pinned.{worst}") if worst else None
-    least = "at least " if stream and not stream.ended else ""
+    stopped = outage.stopped
+    least = "at least " if stopped and not stopped.ended else ""
     predicted = ""
     if outage.predicted_ms:
         low, high = outage.predicted_ms

@@ -126,6 +126,7 @@ _BAR = {
     "follows": ("follows", "", "follows"),
     "leaderless": ("leaderless", ".", "no leader"),
     "away": ("away", "/", ""),
+    "changing": ("changing", "/", ""),
     "unknown": ("silent", "x", ""),
 }
 
@@ -174,7 +175,7 @@ def _bars(run: LoadedRun, found: list[Segment], began: int) -> list[dict[str, An
 
 def _words(segment: Segment, word: str) -> str:
     """Give what stands on a bar."""
-    what = word or (f"away: {segment.detail}" if segment.detail else "")
+    what = word or (f"away: {segment.detail}" if segment.state == "away" and segment.detail else segment.detail)
     return f"{what} · term {segment.term}" if segment.term else what
 
 
@@ -182,7 +183,7 @@ def _told(segment: Segment, began: int) -> str:
     since, until = _s(segment.from_ns, began), _s(segment.until_ns, began)
     what = STATES[segment.state]
     if segment.detail:
-        what += f" ({segment.detail})" if segment.state == "away" else f" {segment.detail}"
+        what += f" {segment.detail}" if segment.state in ("leads", "follows") else f" ({segment.detail})"
     if segment.term:
         what += f" in term {segment.term}"
     return f"{segment.member} {what}, {since:.3f} to {until:.3f} s"
@@ -241,6 +242,7 @@ def _layout(run: LoadedRun, began: int, whole: tuple[float, float]) -> dict[str,
             "fixedrange": True,
             "dtick": 1,
             "exponentformat": "none",
+            "separatethousands": True,
         },
         "yaxis2": {
             **axis,
@@ -301,11 +303,10 @@ def _bands(run: LoadedRun, began: int) -> tuple[list[dict[str, Any]], list[dict[
             }
         )
     outage = run.verdict.outage
-    stream = outage.streams.get(f"pinned.{outage.worst_member}") if outage else None
-    if outage and stream and outage.write_ms is not None:
-        since, until = _s(stream.gap_from_ns, began), _s(stream.gap_until_ns, began)
+    if outage and outage.write_ms is not None and (stopped := outage.stopped):
+        since, until = _s(stopped.from_ns, began), _s(stopped.until_ns, began)
         band(since, until, "outage", line="outage-edge")
-        least = "" if stream.ended else "at least "
+        least = "" if stopped.ended else "at least "
         text = f"<b>writes stopped: {least}{ms(outage.write_ms)} ms</b>"
         if outage.predicted_ms:
             text += f"<br>Raft predicts {ms(outage.predicted_ms[0])} to {ms(outage.predicted_ms[1])} ms"

@@ -28,6 +28,7 @@ __all__ = [
     "UNAVAILABLE_AFTER_MS",
     "Outage",
     "StreamOutage",
+    "WriteGap",
     "fault_window",
     "measure",
     "measure_stream",
@@ -82,14 +83,23 @@ class StreamOutage(msgspec.Struct, frozen=True):
     unknown: int
 
 
+class WriteGap(msgspec.Struct, frozen=True):
+    """When the gap was that is the headline. `ended` is False when no acknowledgement came after it."""
+
+    from_ns: int
+    until_ns: int
+    ended: bool
+
+
 class Outage(msgspec.Struct, frozen=True):
     """What the users of a cluster met, over all streams. None where no such stream was sent while the fault acted.
 
     `write_ms` is the headline: the longest gap of a stream pinned to a surviving member, the worst of them
     (`worst_member`). `unavailable_ms` is the largest among the same streams, and so are `noise_ms` and
     `resolution_ms`. `affected_member_ms` is the longest gap of the streams pinned to members that the fault hit: it
-    ends when the member is back, not when the cluster is. `predicted_ms` is Raft's prediction (see `predict`), None
-    when there is none. `noise_short` as in StreamOutage. `streams` holds the details.
+    ends when the member is back, not when the cluster is. `write_gap` is when the headline's gap was; older records
+    have none (see `stopped`). `predicted_ms` is Raft's prediction (see `predict`), None when there is none.
+    `noise_short` as in StreamOutage. `streams` holds the details.
     """
 
     write_ms: float | None
@@ -114,6 +124,18 @@ class Outage(msgspec.Struct, frozen=True):
     lease: Gap | None = None
     prediction: Prediction | None = None
     outlier: str = ""
+    write_gap: WriteGap | None = None
+
+    @property
+    def stopped(self) -> WriteGap | None:
+        """When the gap was that is the headline; None where that is not known.
+
+        In older records it is that of the worst member's stream, where that is as long.
+        """
+        stream = self.streams.get(f"{PINNED}{self.worst_member}")
+        if self.write_gap or stream is None or stream.gap_ms != self.write_ms:
+            return self.write_gap
+        return WriteGap(stream.gap_from_ns, stream.gap_until_ns, stream.ended)
 
 
 def fault_window(faults: Sequence[Fault]) -> tuple[int, int, tuple[str, ...]]:
@@ -206,6 +228,7 @@ def measure(
         lease=lease,
         prediction=prediction,
         outlier=outlier,
+        write_gap=WriteGap(worst.gap_from_ns, worst.gap_until_ns, worst.ended) if worst else None,
     )
 
 

@@ -18,6 +18,8 @@ from etcdops.fake.lies import Lies
 from etcdops.faults.heal import heal, mark
 from etcdops.faults.membership import EXTRA, WIPED
 from etcdops.operations import data, pending, reconfigure
+from etcdops.report.lanes import lanes
+from etcdops.report.loading import load_run
 from etcdops.report.verdict import Verdict
 from etcdops.runtimes.fake import FakeRuntime
 from etcdops.state import ClusterRecord, Store, Unhealed
@@ -86,6 +88,14 @@ def test_two_members_come_and_go(run: Run, size: int, even: int) -> None:
         assert verdict.check(f"replicated to {members}, not spread").result == "passed"
     assert [fault.kind for fault in verdict.faults] == ["member.add"] * 2 + ["member.remove"] * 2
     assert {path.stem for path in verdict.folder.glob("*.log")} >= {fault.member for fault in verdict.faults}
+    # Those that came were asked who leads, and are not said to have been away.
+    loaded = load_run(verdict.folder)
+    found = lanes(loaded, loaded.info.began_ns, loaded.entries[-1].t_ns)
+    for name in {fault.member for fault in verdict.faults}:
+        states = [each.state for each in found if each.member == name]
+        assert states.count("changing") == 2, states
+        assert "follows" in states[states.index("changing") :], states
+        assert "away" not in states
 
 
 def test_a_quorum_that_is_not_as_it_should_be_ends_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

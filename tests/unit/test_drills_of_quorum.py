@@ -15,6 +15,8 @@ from etcdops.cluster import Cluster
 from etcdops.drills import rolling_restart
 from etcdops.errors import EtcdError, SnapshotError, SpecError
 from etcdops.fake.lies import Lies
+from etcdops.report.lanes import lanes
+from etcdops.report.loading import load_run
 from etcdops.report.verdict import Verdict
 from etcdops.state import Store
 from etcdops.wire import Connection
@@ -161,6 +163,15 @@ def test_a_handover_to_another_is_found(run: Run, monkeypatch: pytest.MonkeyPatc
 # -- rolling-restart
 
 
+def _check_members_are_heard_again(verdict: Verdict) -> None:
+    """A member that comes back to the leader that it followed before says so, and its lane shows it."""
+    run = load_run(verdict.folder)
+    found = lanes(run, run.info.began_ns, run.entries[-1].t_ns)
+    for name in ("ironman", "thor", "deadpool"):
+        own = [each.state for each in found if each.member == name]
+        assert own[own.index("away") + 1 :][-1] in ("follows", "leads"), own
+
+
 def test_every_member_is_restarted(run: Run) -> None:
     """Each member is stopped once, the leader last and after a handover; the outage is that of those who stayed."""
     verdict = run("rolling-restart")
@@ -174,7 +185,12 @@ def test_every_member_is_restarted(run: Run) -> None:
     assert verdict.outage.write_ms is not None
     assert verdict.outage.affected_member_ms is not None
     assert verdict.outage.write_ms < verdict.outage.affected_member_ms
+    # So is when it was: that is what the page marks.
+    stopped = verdict.outage.stopped
+    assert stopped is not None
+    assert (stopped.until_ns - stopped.from_ns) / 1e6 == pytest.approx(verdict.outage.write_ms, abs=0.001)
     assert verdict.outage.noise_ms is not None
+    _check_members_are_heard_again(verdict)
     assert len([check for check in verdict.checks if check.name.startswith("rejoined")]) == 3
 
 

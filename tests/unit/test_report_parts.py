@@ -81,6 +81,37 @@ def test_a_member_that_speaks_while_it_is_healed_is_back(told: Path) -> None:
     ]
 
 
+def test_a_fault_of_several_members_is_one_of_each(told: Path) -> None:
+    """Its name is no member's."""
+    run = load_run(told)
+    observed = run.windows[0][1]
+    assert observed
+    both = msgspec.structs.replace(observed.faults[0], member="thor, deadpool")
+    entries = [msgspec.structs.replace(each, member="thor, deadpool") for each in run.entries if each.event == "inject"]
+    run = run._replace(
+        windows=((told, msgspec.structs.replace(observed, faults=(both,))),), entries=(*run.entries, *entries)
+    )
+    assert run.members == ("ironman", "thor", "deadpool")
+    away = [each.member for each in lanes(run, BEGAN, BEGAN + 10 * S) if each.state == "away"]
+    assert away == ["thor", "deadpool"]
+
+
+def test_between_two_windows_nobody_is_asked(told: Path) -> None:
+    """What members said holds until their window was closed, and after a restore only what they say then."""
+    run = load_run(told)
+    observed = run.windows[0][1]
+    assert observed
+    closed = msgspec.structs.replace(observed, faults=(), claims=observed.claims[:3], until_ns=BEGAN + 5 * S)
+    again = tuple(Claim(BEGAN + 8 * S, name, 2, 12) for name in ("ironman", "thor", "deadpool"))
+    opened = msgspec.structs.replace(observed, faults=(), claims=again, until_ns=BEGAN + 9 * S)
+    found = lanes(run._replace(windows=((told, closed), (told, opened)), entries=()), BEGAN, BEGAN + 10 * S)
+    assert [each[1:] for each in found if each.member == "thor"][1:] == [
+        ("leads", 2, "", observed.claims[1].t_ns, BEGAN + 5 * S),
+        ("unknown", 0, "", BEGAN + 5 * S, BEGAN + 8 * S),
+        ("leads", 2, "", BEGAN + 8 * S, BEGAN + 10 * S),
+    ]
+
+
 def test_a_killed_run_has_the_faults_of_its_journal(told: Path) -> None:
     """Of one that was never healed it is told that it lasted to the end."""
     run = load_run(told)
