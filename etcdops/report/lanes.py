@@ -57,11 +57,15 @@ def _lane(run: LoadedRun, member: str, start_ns: int, end_ns: int) -> list[Segme
     said = [t_ns for t_ns, *_ in changes[1:]]
     # After the last window nothing more was done.
     changes += [(each.until_ns, "unknown", 0, "") for _, each in run.windows[:-1] if each and each.until_ns]
+    later = [min(claim.t_ns for claim in each.claims) for _, each in run.windows[1:] if each and each.claims]
     absences = []
     for fault in run.faults:
         if member in members_in(fault.member):
-            # One that says something while it is being healed is back before that was seen; one that is new, there.
-            healing_ns = fault.inject_ns if fault.kind == _ADDED else fault.healing_ns
+            # One that says something while it is being healed is back before that was seen, and so is one that does in
+            # a later window, when all have been restored; one that is new is there.
+            healing_ns = min([fault.healing_ns, *(since for since in later if since > fault.inject_ns)])
+            if fault.kind == _ADDED:
+                healing_ns = fault.inject_ns
             back = min([t for t in said if healing_ns <= t < fault.heal_ns], default=fault.heal_ns)
             absences.append((fault.inject_ns, max(back, fault.inject_ns), fault.kind))
     # While a member is away nothing that it says counts, and afterwards it has to say it again.

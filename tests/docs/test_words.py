@@ -7,11 +7,13 @@ import copy
 import re
 import shlex
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -235,6 +237,26 @@ def test_every_drill_is_described(drill: Drill) -> None:
 
 
 # -- tables
+
+
+@pytest.mark.parametrize("drill", all_drills(), ids=lambda drill: drill.name)
+def test_every_drill_shows_its_picture(drill: Drill) -> None:
+    """Its page shows a run of it, as `scripts/pictures` has taken it."""
+    assert f"](../images/{drill.name}.png)" in read(f"docs/drills/{drill.name}.md")
+    header = (ROOT / "docs" / "images" / f"{drill.name}.png").read_bytes()[:24]
+    width, height = struct.unpack(">II", header[16:])
+    assert header.startswith(b"\x89PNG\r\n")
+    assert width > 800
+    assert height > 400
+
+
+def test_every_picture_is_shown() -> None:
+    """And the README's first screen has one."""
+    shown = {(Path(page).parent / target).as_posix() for page in PAGES for _, target in links(read(page))}
+    kept = {f"docs/images/{path.name}" for path in (ROOT / "docs" / "images").iterdir()}
+    assert kept <= {normpath(each) for each in shown}
+    for page in ("README.md", "README.es.md"):
+        assert ".png)" in "\n".join(read(page).splitlines()[:25])
 
 
 def test_exit_codes_are_all_in_the_readme() -> None:

@@ -96,6 +96,21 @@ def test_a_fault_of_several_members_is_one_of_each(told: Path) -> None:
     assert away == ["thor", "deadpool"]
 
 
+def test_a_member_that_speaks_in_a_later_window_is_back(told: Path) -> None:
+    """A fault that a restore has undone is noted as healed once all is proved; who serves again is shown before."""
+    run = load_run(told)
+    observed = run.windows[0][1]
+    assert observed
+    long = msgspec.structs.replace(observed.faults[0], member="thor", healing_ns=BEGAN + 9 * S, heal_ns=BEGAN + 9 * S)
+    first = msgspec.structs.replace(observed, faults=(long,), claims=observed.claims[:3], until_ns=BEGAN + 3 * S)
+    second = msgspec.structs.replace(observed, faults=(), claims=(Claim(BEGAN + 6 * S, "thor", 2, 12),))
+    found = lanes(run._replace(windows=((told, first), (told, second)), entries=()), BEGAN, BEGAN + 10 * S)
+    assert [each[1:] for each in found if each.member == "thor"][-2:] == [
+        ("away", 0, "kill", long.inject_ns, BEGAN + 6 * S),
+        ("leads", 2, "", BEGAN + 6 * S, BEGAN + 10 * S),
+    ]
+
+
 def test_between_two_windows_nobody_is_asked(told: Path) -> None:
     """What members said holds until their window was closed, and after a restore only what they say then."""
     run = load_run(told)
