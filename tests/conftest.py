@@ -26,6 +26,7 @@ from etcdops.state import Store
 from etcdops.versions import parse_version
 from scripts.lab_hosts.machine import demand
 from tests import prepared
+from tests.browsers import browser as browser
 from tests.suite import members
 
 ROOT = Path(__file__).resolve().parent.parent
