@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from etcdops.errors import CommandMissing, EtcdopsError, Refused, StateError
+from etcdops.interrupts import deferred
 
 __all__ = ["Completed", "Host", "KeepsProcesses", "LocalHost", "MarkedProcess", "boot_id", "identify"]
 
@@ -237,7 +238,8 @@ class LocalHost:
         comes. Raises CommandMissing when there is no such command, EtcdopsError when it takes longer than `timeout_s`
         seconds; it is ended then.
         """
-        return self._ended(argv, self._begin(argv, env, stdin, on_line), timeout_s, time.monotonic() + timeout_s)
+        deadline = time.monotonic() + timeout_s
+        return self._ended(argv, self._begun(argv, env, stdin, on_line), timeout_s, deadline)
 
     def run_each(self, commands: Sequence[Sequence[str]], *, timeout_s: float) -> list[Completed]:
         """Run several commands at the same time, and give how each ended; raises as `run` does.
@@ -249,7 +251,9 @@ class LocalHost:
         ended: list[Completed] = []
         try:
             for argv in commands:
-                running.append((argv, self._begin(argv, None, b"", None)))
+                # Held back, so that what has begun is known when a signal is raised; see `_begun`.
+                with deferred():
+                    running.append((argv, self._begin(argv, None, b"", None)))
             for argv, command in running:
                 ended.append(self._ended(argv, command, timeout_s, deadline))
         except BaseException:
@@ -257,6 +261,22 @@ class LocalHost:
                 _end_group(command)
             raise
         return ended
+
+    def _begun(self, *arguments: Any) -> Any:
+        """Begin a command as `_begin` does; a signal that arrives meanwhile is raised once it is ended again.
+
+        Around a fork Python runs hooks of its own, of the logging module among others, and drops what is raised there:
+        the signal would be lost, and no other one is ever raised.
+        """
+        begun = []
+        try:
+            with deferred():
+                begun.append(self._begin(*arguments))
+        except BaseException:
+            for command in begun:
+                _end_group(command)
+            raise
+        return begun[0]
 
     def _begin(
         self,

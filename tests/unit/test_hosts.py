@@ -101,6 +101,41 @@ def test_a_command_that_is_not_there(host: LocalHost) -> None:
         host.run(["no-such-command"], timeout_s=5)
 
 
+_SIGNALLED_IN_A_FORK = """
+import os, signal, sys
+from etcdops.errors import Interrupted
+from etcdops.hosts import LocalHost
+from etcdops.interrupts import handled
+
+left = [signal.SIGINT]
+os.register_at_fork(after_in_parent=lambda: left and os.kill(os.getpid(), left.pop()))
+host, sleep = LocalHost(), ["sleep", sys.argv[2]]
+try:
+    with handled():
+        host.run(sleep, timeout_s=60) if sys.argv[1] == "run" else host.run_each([sleep, sleep], timeout_s=60)
+except Interrupted:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("way", ["run", "run_each"])
+def test_a_signal_that_arrives_as_a_command_begins_is_not_lost(host: LocalHost, way: str) -> None:
+    """Python drops what is raised in its hooks around a fork; the command is ended, and the signal is raised."""
+    seconds = "59.0625" if way == "run" else "59.03125"
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED_IN_A_FORK, way, seconds], capture_output=True, text=True, timeout=50
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("interrupted\n", "", 0)
+    assert not [each for each in psutil.process_iter() if _arguments(each) == ["sleep", seconds]]
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
+    except psutil.Error:
+        return []
+
+
 @pytest.mark.parametrize("how", ["late", "missing", "interrupted"])
 def test_commands_side_by_side_end_together(
     host: LocalHost, monkeypatch: pytest.MonkeyPatch, wait_until: Wait, how: str
