@@ -170,7 +170,11 @@ def processes_of(bed: Bed) -> set[str]:
     the number of one that has ended to the next that anybody makes.
     """
     inits = [psutil.Process(int(host["init"].partition(":")[0])) for host in record_of(bed)["hosts"] if host["init"]]
-    return {identify(each.pid) for init in inits for each in [init, *init.children(recursive=True)]} - {""}
+    for _ in range(20):
+        # psutil lists all processes and then looks at each, and one may have ended in between.
+        with suppress(psutil.NoSuchProcess):
+            return {identify(each.pid) for init in inits for each in [init, *init.children(recursive=True)]} - {""}
+    raise AssertionError("processes come and go too fast to be listed")
 
 
 def traces(record: dict[str, Any], directory: Path, processes: set[str]) -> list[str]:

@@ -19,6 +19,7 @@ import pytest
 from etcdops import drills
 from etcdops.errors import SpecError
 from etcdops.fake.lies import Lies
+from etcdops.report.counterexample import counterexamples
 from etcdops.report.embedding import content_policy, plotly_bundle, script_json, shown
 from etcdops.report.html import page_of, write_report
 from etcdops.report.loading import load_run
@@ -307,8 +308,17 @@ def test_a_failed_check_has_a_picture(store: Store) -> None:
     page = page_of(verdict.folder)
     _safe(_Page(page))
     assert 'class="counterexample"' in page
-    assert 'class="culprit"' in page
     assert "A check failed" in page
+    # The search has a limit in time, and says nothing beyond it; what it says of such a run is marked.
+    run = load_run(verdict.folder)
+    shown = next(each for each in counterexamples(run, []) if each.operations)
+    culprit = shown.operations[0].id
+    said = f"the register r/1: no order of its operations explains operation {culprit}"
+    told = msgspec.structs.replace(verdict, checks=(Check("linearizability search", "failed", said),))
+    (marked,) = counterexamples(run._replace(verdict=told), [])
+    assert marked.picture.count('class="culprit"') == 1
+    found = verdict.check("linearizability search")
+    assert found.result == "inconclusive" or 'class="culprit"' in page, found
 
 
 def test_lost_writes_are_listed_and_marked(tmp_path: Path) -> None:
