@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from tests.browsers import PATIENCE_MS
-from tests.docs.markdown import PAGES, ROOT, TRANSLATIONS
+from tests.docs.markdown import PAGES, ROOT, TRANSLATIONS, anchors, read
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -32,11 +32,14 @@ class _Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.asked: list[str] = []
+        self.language = ""
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value for name, value in attrs if value}
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        if tag == "html":
+            self.language = found["lang"]
         if tag == "a" and "href" in found:
             self.links.append(found["href"])
         if tag in _ASKED and _ASKED[tag] in found:
@@ -81,6 +84,12 @@ def _target(page: str, link: str) -> tuple[str, str]:
     return path.resolve().relative_to("/").as_posix(), unquote(parts.fragment)
 
 
+def test_a_link_to_a_heading_on_github_serves_here(pages: dict[str, _Page]) -> None:
+    """Each heading has the anchor that it has there, accents and all."""
+    for page in PAGES:
+        assert set(anchors(read(page))) <= pages[f"{page.removesuffix('.md')}.html"].anchors, page
+
+
 def test_every_link_leads_somewhere(site: Path, pages: dict[str, _Page]) -> None:
     """To a file that is there, and an anchor in it; those that lead elsewhere do so by https."""
     seen = 0
@@ -115,6 +124,7 @@ def test_both_languages_lead_to_each_other(pages: dict[str, _Page]) -> None:
         one, other = (f"{page.removesuffix('.md')}.html" for page in (original, translation))
         assert other in {_target(one, link)[0] for link in pages[one].links}
         assert one in {_target(other, link)[0] for link in pages[other].links}
+        assert (pages[one].language, pages[other].language) == ("en", "es")
 
 
 def test_the_index_of_search_holds_both_languages(site: Path) -> None:
