@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from etcdops.errors import EtcdError, WaitTimeout
+from etcdops.errors import EtcdError, NoLeader, QuorumLost, WaitTimeout
 from etcdops.faults.member import Away, taken_away
 from etcdops.faults.membership import ExtraMembers, extra_members, wiped
 from etcdops.verify import Check
@@ -262,8 +262,19 @@ class Scene:
         return self._term
 
     def leader(self) -> Member:
-        """Find the leader, by the highest term among all members' answers; raises NoLeader if there is none."""
-        member = self.cluster.leader()
+        """Find the leader, by the highest term among all members' answers.
+
+        It may come `patience_s` seconds late, as after an election; then raises NoLeader, or QuorumLost.
+        """
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                member = self.cluster.leader()
+                break
+            except (NoLeader, QuorumLost):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
         self._term = max(self._term, self.cluster.status().term)
         return member
 

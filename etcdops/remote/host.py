@@ -191,7 +191,7 @@ class SSHHost:
         begun: list[Session] | None = None,
     ) -> Completed:
         mark = f"etcdops-{secrets.token_hex(8)}"
-        line = command_line(argv, env=env, mark=mark)
+        line = command_line(argv, env=env, mark=mark, stdin=stdin != b"")
         self.connect()
         assert self._sessions
         session = Session(self._sessions, argv, line, mark=mark)

@@ -27,12 +27,13 @@ def quote(word: str) -> bytes:
     return b"'" + word.encode("utf-8", "surrogateescape").replace(b"'", b"'\"'\"'") + b"'"
 
 
-def command_line(argv: Sequence[str], *, mark: str, env: Mapping[str, str] | None = None) -> bytes:
+def command_line(argv: Sequence[str], *, mark: str, env: Mapping[str, str] | None = None, stdin: bool = False) -> bytes:
     """Give the line that runs `argv` and nothing else, in `env` alone if that is given.
 
-    It runs the program of that name, never a function, an alias or a builtin of the shell's. First a line goes to
-    stderr: `mark` and the process id of the shell, which leads the group of all that it starts. Where there is no such
-    program, `mark` and "missing" follow, and it exits 127. A program that dies of a signal exits 128 + its number.
+    It runs the program of that name, never a function, an alias or a builtin of the shell's; unless it has `stdin`,
+    there is nothing to read for it. First a line goes to stderr: `mark` and the process id of the shell, which leads
+    the group of all that it starts. Where there is no such program, `mark` and "missing" follow, and it exits 127. A
+    program that dies of a signal exits 128 + its number.
     Raises SpecError for what cannot be an argument, and for a line that would be too long.
     """
     if not argv or not argv[0] or argv[0].startswith("-"):
@@ -54,7 +55,7 @@ def command_line(argv: Sequence[str], *, mark: str, env: Mapping[str, str] | Non
         b'echo "' + mark.encode() + b' $$" >&2; command -v ' + name + b" >/dev/null 2>&1 || { echo "
         b'"' + mark.encode() + b' missing" >&2; exit 127; }; '
         # The shell stays, to tell of a signal as shells do.
-        b"(" + run + b" " + words + b"); exit $?"
+        b"(" + run + b" " + words + (b")" if stdin else b") </dev/null") + b"; exit $?"
     )
     if len(line) > LONGEST_BYTES:
         raise SpecError(

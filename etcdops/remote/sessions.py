@@ -23,6 +23,8 @@ _ENDS_S = 2.0
 _PIECE_BYTES = 2**17
 #: How soon a session is asked for again, and for how long although none of ours is open.
 _AGAIN_S, _NOTICED_S = 0.1, 3.0
+#: For how long a connection that has ended may still be taken for one that goes on.
+_SAYS_SO_S = 0.5
 
 
 class Sessions:
@@ -78,10 +80,18 @@ class Sessions:
             self._changed.notify_all()
         self._turns.release()
 
+    def has_ended(self) -> bool:
+        """Whether the connection has ended, of which its channels learn a moment before it says so itself."""
+        deadline = time.monotonic() + _SAYS_SO_S
+        while self.transport.is_active() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return not self.transport.is_active()
+
     def lost(self, error: BaseException | None = None) -> ConnectionLost:
         """Give the error for a connection that has ended by itself."""
         cause = error or self.transport.saved_exception
-        said = (str(cause) or type(cause).__name__) if cause else "the other side closed it"
+        closed = cause is None or isinstance(cause, EOFError)
+        said = "the other side closed it" if closed else str(cause) or type(cause).__name__
         return ConnectionLost(
             f"the connection to host {self.name} was lost: {said}",
             remedy="What ran there may go on, or not. `hosts.check` shows whether the host answers again.",
@@ -129,7 +139,7 @@ class Session:
             except (SSHException, EOFError, OSError) as error:
                 if self._late.is_set() or self._failed:
                     done = Completed(-1, b"", b"")
-                elif self._sessions.transport.is_active():
+                elif not self._sessions.has_ended():
                     raise EtcdopsError(
                         f"the SSH server of host {self._sessions.name} does not run commands: {error}",
                         remedy="See whether this user's sshd_config or authorized_keys forces another command.",
@@ -157,7 +167,7 @@ class Session:
         done = done._replace(stderr=self._mark.sub(b"", done.stderr, count=1))
         if done.exit_code >= 0:
             return done
-        if not self._sessions.transport.is_active():
+        if self._sessions.has_ended():
             raise self._sessions.lost()
         raise EtcdopsError(
             f"`{shlex.join(self._argv)}` was ended on {self._sessions.name} together with its shell",
@@ -167,9 +177,9 @@ class Session:
     # -- what goes there
 
     def _feed(self, stdin: bytes | Iterator[bytes]) -> None:
-        if stdin == b"":
-            self._channel.shutdown_write()
-        else:
+        # Where nothing is to be read, no end of it is sent either. Paramiko may send that after word that the command
+        # has ended and the channel is closed, and sshd ends the whole connection for it (paramiko's issue 1115).
+        if stdin != b"":
             threading.Thread(target=self._send, args=(stdin,), daemon=True).start()
 
     def _send(self, stdin: bytes | Iterator[bytes]) -> None:

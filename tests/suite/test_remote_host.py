@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,6 +41,9 @@ from etcdops.remote.ssh_config import resolve
 from tests.suite.storage import SshServer, bad_line, ssh_server
 
 Wait = Callable[..., None]
+
+#: RFC 4254, 9.
+_CHANNEL_EOF = 96
 
 #: Writes the arguments that it gets, as bytes.
 _TELL = [sys.executable, "-c", "import json, os, sys; print(json.dumps([os.fsencode(a).hex() for a in sys.argv[1:]]))"]
@@ -296,6 +300,25 @@ def test_one_connection_is_used_for_all(host: SSHHost) -> None:
     assert host.round_trip_s() > 0
     host.close()
     assert host.run(["true"], timeout_s=30).exit_code == 0
+
+
+def test_a_command_that_ends_at_once_leaves_the_connection(server: SshServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of a channel's is sent after its end, however slow this machine is: sshd would end the connection."""
+    with SSHHost(spec_of(server)) as host:
+        transport = host.connect().transport
+        send = transport._send_user_message
+
+        def slowly(message: Any) -> None:
+            # Word from us that there is no more to read, not from the thread that answers the server.
+            if message.asbytes()[0] == _CHANNEL_EOF and threading.current_thread() is not transport:
+                time.sleep(0.5)
+            send(message)
+
+        monkeypatch.setattr(transport, "_send_user_message", slowly)
+        for _ in range(3):
+            assert host.run(["true"], timeout_s=30).exit_code == 0
+            time.sleep(0.1)
+        assert host.connect().transport is transport
 
 
 def test_docker_through_it(host: SSHHost) -> None:
