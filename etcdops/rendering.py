@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-__all__ = ["render", "render_html", "source"]
+__all__ = ["compiled", "render", "render_html", "source"]
 
 
 def render(template: str, *, filters: Mapping[str, Callable[..., object]], **values: object) -> str:
@@ -32,6 +34,12 @@ def source(name: str) -> str:
 def _render(
     template: str, filters: Mapping[str, Callable[..., object]], values: Mapping[str, object], *, escape: bool
 ) -> str:
+    return str(compiled(template, tuple(sorted(filters.items())), escape=escape).render(**values))
+
+
+@cache
+def compiled(template: str, filters: tuple[tuple[str, Callable[..., object]], ...], *, escape: bool) -> Any:
+    """Give a template of Jinja's, compiled once in a process: for the largest, that takes longer than filling it in."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -43,7 +51,7 @@ def _render(
         lstrip_blocks=escape,
     )
     environment.filters.update(filters)
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template)
 
 
 def _directory() -> Path:

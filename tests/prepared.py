@@ -266,6 +266,8 @@ def _become(request: _Request, descriptors: list[int]) -> None:
 
 def _main() -> None:
     # What the commands import sooner or later.
+    import cryptography.x509
+    import fabric
     import invoke.main
     import jinja2
     import psutil
@@ -273,20 +275,34 @@ def _main() -> None:
     import rich.table
     import sh
 
+    import etcdops.cluster
     import etcdops.drills.engine
     import etcdops.facts
+    import etcdops.logs
     import etcdops.operations.gate
+    import etcdops.operations.methods
+    import etcdops.overview
+    import etcdops.rendering
+    import etcdops.report.html
+    import etcdops.report.page
+    import etcdops.runtimes.attached
     import etcdops.runtimes.compose
     import etcdops.runtimes.process
+    import etcdops.runtimes.remote
+    import etcdops.snapshots.saving
     import etcdops.status
     import etcdops.tasks.program
+    import etcdops.tls
+    import etcdops.waiting
     from etcdops.cli import main
     from etcdops.drills import all_drills
 
     all_drills()
+    etcdops.rendering.compiled("report.html.j2", tuple(sorted(etcdops.report.html.FILTERS.items())), escape=True)
+    etcdops.rendering.compiled("verdict.md.j2", tuple(sorted(etcdops.report.page.FILTERS.items())), escape=False)
 
     programs = {"etcdops": main, "invoke": invoke.main.program.run}
-    del jinja2, psutil, rich, sh, etcdops
+    del cryptography, fabric, jinja2, psutil, rich, sh, etcdops
     with (
         socket.socket(fileno=int(sys.argv[1])) as control,
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,

@@ -22,11 +22,9 @@ def write_page(verdict: Verdict, info: RunInfo) -> None:
 
 def render(verdict: Verdict, *, failover_rule: str, rate: int) -> str:
     """Give the page of a run as Markdown."""
-    # What comes from members passes through `cell`.
-    filters: dict[str, Callable[..., str]] = {"cell": cell, "ms": ms, "value": figure_value}
     return rendering.render(
         "verdict.md.j2",
-        filters=filters,
+        filters=FILTERS,
         v=verdict,
         failover_rule=failover_rule,
         rate=rate,
@@ -70,3 +68,7 @@ def cell(text: str) -> str:
     """Make a text harmless in a cell of a Markdown table."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("`", "'")
     return " ".join(escaped.split())
+
+
+#: What comes from members passes through `cell`.
+FILTERS: dict[str, Callable[..., object]] = {"cell": cell, "ms": ms, "value": figure_value}
