@@ -20,6 +20,7 @@ os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 from etcdops import binaries, runtimes
 from etcdops.cluster import Cluster
 from etcdops.errors import EtcdopsError
+from etcdops.hosts import LocalHost
 from etcdops.report.verdict import Verdict
 from etcdops.spec import ClusterSpec
 from etcdops.state import Store
@@ -92,6 +93,12 @@ def own_ports() -> range:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     first = 20000 + 2000 * (int(worker) % 6)
     return range(first, first + 2000)
+
+
+def free_from(count: int) -> int:
+    """Give the first of `count` free ports in a row among `own_ports`, for `--port`."""
+    host = LocalHost()
+    return next(p for p in own_ports()[::10] if not any(host.port_in_use(p + i) for i in range(count)))
 
 
 @pytest.fixture(autouse=True, scope="session")

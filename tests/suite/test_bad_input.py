@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from etcdops import runtimes
-from tests.conftest import CommandLine, Ended, place
+from tests.conftest import CommandLine, Ended, free_from, place
 from tests.suite.members import left
 
 pytestmark = pytest.mark.runtime("process")
@@ -160,12 +160,8 @@ def test_flags_that_differ_from_what_the_cluster_has(lab: CommandLine, program: 
 @with_each_runtime
 def test_port_that_is_in_use(cli: CommandLine) -> None:
     """A pinned port that something listens on is refused, and named."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        if port > 65534:
-            pytest.skip("the kernel gave one of the last ports")
+    port = free_from(2)
+    with socket.create_server(("127.0.0.1", port)):
         ended = cli("up-env", "--size", "1", "--port", str(port))
     _refused(ended, 3, f"port {port} on local is in use")
     assert _no_cluster(cli)
@@ -175,9 +171,7 @@ def test_port_that_is_in_use(cli: CommandLine) -> None:
 @with_each_runtime
 def test_pinned_port_of_a_stopped_member_that_was_taken(cli: CommandLine) -> None:
     """When something has taken a stopped member's pinned port, up-env names it and starts nothing."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_from(2)
     assert cli("up-env", "--size", "1", "--port", str(port)).code == 0
     assert cli("down-env").code == 0
     with socket.socket() as taken:

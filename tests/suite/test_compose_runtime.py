@@ -15,10 +15,8 @@ import pytest
 from etcdops.cluster import Cluster
 from etcdops.errors import SpecError
 from etcdops.faults.heal import heal
-from etcdops.hosts import LocalHost
-from etcdops.ports import free_ports
 from etcdops.spec import ClusterSpec, MemberSpec
-from tests.conftest import CommandLine, place
+from tests.conftest import CommandLine, free_from, place
 from tests.suite.containers import amiss, client_of, in_client, inspect, network, ref
 from tests.suite.members import docker, lives
 
@@ -155,7 +153,7 @@ def test_a_port_that_somebody_took_is_given_up(line: CommandLine, lab: Cluster) 
 
 def test_a_pinned_port_that_somebody_took_is_refused(tmp_path: Path, lab: Cluster) -> None:
     """A port from --port is the member's for good: up-env names it and ends with exit 3, and nobody was started."""
-    base = next(p for p in free_ports(LocalHost(), 50, ()) if not any(map(LocalHost().port_in_use, range(p, p + 4))))
+    base = free_from(4)
     with place(tmp_path / "pinned", "compose") as line:
         assert line("up-env", "--port", str(base), "--size", "2").code == 0
         assert line("down-env").code == 0

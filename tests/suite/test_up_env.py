@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import CommandLine, Ended, own_ports, place
+from tests.conftest import CommandLine, Ended, free_from, place
 from tests.suite.members import act, docker, etcdctl, has_data, left, lives, put_file, running, shown
 from tests.suite.terminal import Terminal
 
@@ -209,10 +209,7 @@ def test_five_members(cli: CommandLine) -> None:
 
 def test_ports_can_be_pinned(cli: CommandLine) -> None:
     """With --port, the members take the ports from there on, also after a restart."""
-    from etcdops.hosts import LocalHost
-
-    host = LocalHost()
-    base = next(p for p in own_ports()[::10] if not any(host.port_in_use(p + i) for i in range(2)))
+    base = free_from(2)
     assert cli("up-env", "--size", "1", "--port", str(base)).code == 0
     member = cli.store.load("lab").members[0]
     assert member.client_url == f"http://127.0.0.1:{base}"
