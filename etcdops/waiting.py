@@ -90,7 +90,8 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
         url = cluster.record.member(name).client_url
         life = _Life(cluster, [name])
         read_s = _READ_S
-        with wire.Connection(url, cluster.record.spec.tls) as connection:
+        connection = wire.Connection(url, cluster.record.spec.tls)
+        try:
             while True:
                 try:
                     connection.range(b"health", timeout_s=read_s)
@@ -106,7 +107,13 @@ def wait_serving(cluster: Cluster, names: Sequence[str], *, timeout_s: float = 3
                         ) from error
                     if error.code == "DEADLINE_EXCEEDED":
                         read_s = min(_READ_MOST_S, read_s * _READ_MORE, max(deadline - time.monotonic(), _READ_S))
+                        # It may be the connection: one that is made while a member's networks change can lead nowhere
+                        # for longer than anybody waits.
+                        connection.close()
+                        connection = wire.Connection(url, cluster.record.spec.tls)
                 time.sleep(0.01)
+        finally:
+            connection.close()
     if names:
         fail_if_dead(cluster, names)
 

@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from etcdops.member import Member
 from etcdops.runtimes.process import ProcessRuntime
 from etcdops.spec import ClusterSpec, MemberSpec, Timing, Tls
 from etcdops.state import ClusterRecord, DataRef, Store
+from tests.conftest import free_from
 
 Wait = Callable[..., None]
 Make = Callable[..., Cluster]
@@ -464,6 +466,58 @@ def test_what_a_person_would_type(make: Make, wait_until: Wait) -> None:
         by_hand.wait(10)
 
 
+@contextmanager
+def _relayed(port: int) -> Iterator[tuple[str, list[tuple[socket.socket, socket.socket]]]]:
+    """Give a URL that leads to a port, and the connections that were made; the first leads nowhere once it stands."""
+    made: list[tuple[socket.socket, socket.socket]] = []
+
+    def pass_on(source: socket.socket, sink: socket.socket, *, swallow: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if not swallow:
+                    sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                near, far = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+                made.append((near, far))
+                if len(made) == 1:
+                    # Each side's first word, so that both take the connection for one that works.
+                    far.sendall(near.recv(65536))
+                    near.sendall(far.recv(65536))
+                for source, sink in ((near, far), (far, near)):
+                    ways = {"swallow": len(made) == 1}
+                    threads.append(threading.Thread(target=pass_on, args=(source, sink), kwargs=ways, daemon=True))
+                    threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threads = [threading.Thread(target=accept, daemon=True)]
+        threads[0].start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", made
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            for each in chain.from_iterable(made):
+                with suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+            for each in chain.from_iterable(made):
+                each.close()
+
+
+def test_a_connection_that_leads_nowhere_is_not_relied_on(make: Make) -> None:
+    """A member that serves is found to serve, also where the first connection to it stands and gives no answer."""
+    cluster = make()
+    cluster.up()
+    with _relayed(_port(cluster.endpoints[0])) as (url, made):
+        _edit(cluster, lambda record: record["members"][0].update(client_url=url))
+        cluster.wait_serving(["ironman"], timeout_s=20)
+        assert len(made) > 1
+
+
 def _serves(member: Member) -> bool:
     try:
         return member.status(timeout_s=0.5).leader != 0
@@ -520,17 +574,9 @@ def test_a_stopped_clusters_ports_are_not_given_to_another(make: Make, monkeypat
     assert next(rotations, None) is None
 
 
-def _free_base(count: int) -> int:
-    """The first of so many ports in a row that are free."""
-    for base in range(12_000, 20_000, count):
-        if not any(ProcessRuntime().host.port_in_use(base + i) for i in range(count)):
-            return base
-    pytest.fail("no free ports in a row")
-
-
 def test_pinned_ports_are_used(make: Make) -> None:
     """With a first port, members listen exactly where that puts them."""
-    base = _free_base(2)
+    base = free_from(2)
     cluster = make(base_port=base)
     cluster.up()
     assert _ports(cluster.record) == [base, base + 1]
@@ -539,7 +585,7 @@ def test_pinned_ports_are_used(make: Make) -> None:
 
 def test_a_pinned_port_in_use_is_refused(make: Make, store: Store) -> None:
     """A pinned port that something else has is named, and no cluster is recorded."""
-    base = _free_base(6)
+    base = free_from(6)
     with (
         socket.create_server(("127.0.0.1", base + 3)),
         pytest.raises(Refused, match=f"port {base + 3} on local is in use") as caught,
